@@ -1,0 +1,1 @@
+"""The device side: probe, rank, select, compile, train, evaluate, export. Never TensorFlow."""

@@ -1,0 +1,45 @@
+"""The one exception family. Every error that a user can cause carries the exit code of the command."""
+
+from __future__ import annotations
+
+
+class AdabetError(Exception):
+    """Base of all errors meant for a user: the message says what, where and what to do."""
+
+    exit_code = 70
+
+
+class UsageError(AdabetError):
+    """The command line asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class InputError(AdabetError):
+    """A bundle, model, dataset or weight file is missing, damaged or not what it claims to be."""
+
+    exit_code = 3
+
+
+class BudgetError(AdabetError):
+    """Nothing that was asked for fits the memory or time budget."""
+
+    exit_code = 4
+
+
+class InterruptedRunError(AdabetError):
+    """The run was interrupted; a checkpoint was written."""
+
+    exit_code = 5
+
+
+class DivergedError(AdabetError):
+    """Loss or weights became NaN or infinite."""
+
+    exit_code = 6
+
+
+class CapabilityError(AdabetError):
+    """This machine lacks something the command needs (an interpreter, a package, a right)."""
+
+    exit_code = 7
