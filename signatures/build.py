@@ -1,0 +1,220 @@
+"""Builders: from an inference network to the graphs behind each signature, at the batch size asked for.
+
+`network` is always the plain inference graph: one float32 NHWC input, logits as its one output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from signatures.autodiff import backward
+from signatures.builder import GraphBuilder
+from signatures.errors import InputError
+from signatures.graph import Graph, Model, Signature, Tensor
+from signatures.layers import Layer
+from signatures.losses import softmax_cross_entropy
+from signatures.optimizers import Optimizer, Trained, step
+from signatures.passes import Slot, dynamic_products, replay, without_dead_ops
+from signatures.subset import WEIGHT, Parameter, Subset
+
+
+def infer(network: Graph, batch: int) -> Signature:
+    """infer(x float32 [batch, H, W, C]) → logits float32 [batch, classes]."""
+    b, x = _start("infer", network, batch)
+    logits = replay(b, network, x)[_logits(network)]
+    return Signature("infer", b.graph([logits]), {"x": x}, {"logits": logits})
+
+
+def activations(network: Graph, layers: Sequence[Layer], batch: int) -> Signature:
+    """activations(x) → one output a layer, named by it: the layer's output with its fused activation."""
+    b, x = _start("activations", network, batch)
+    new = replay(b, network, x)
+    outputs = {layer.name: new[network.ops[layer.op].output] for layer in layers}
+    return Signature("activations", without_dead_ops(b.graph(list(outputs.values()))), {"x": x}, outputs)
+
+
+def gram(network: Graph, layers: Sequence[Layer], batch: int) -> Signature:
+    """gram(x) → one [batch, batch] matrix a layer: the Gram matrix of its activations minus their batch mean.
+
+    Without centring, float32 loses the distances of clouds far from the origin; FULLY_CONNECTED(a, a) is exact to
+    2e-6 where BATCH_MATMUL sums a million products in one float32 (FACTS §4). Each matrix is made as soon as its
+    activation is there, so the graph needs no more memory than inference and one centred copy.
+    """
+    forward, x = _start("gram", network, batch)
+    new = replay(forward, network, x)
+    wanted = {new[network.ops[layer.op].output]: layer.name for layer in layers}
+    b = GraphBuilder("gram")
+    outputs = {}
+    for op in forward.ops:
+        b.ops.append(op)
+        for activation in op.outputs:
+            if activation in wanted:
+                name = wanted[activation]
+                centred = b.sub(activation, b.mean(activation, [0], keep=True), f"{name}/centred")
+                rows = b.reshape(centred, (batch, activation.size // batch))
+                outputs[name] = b.fully_connected(rows, rows, name=f"{name}/gram")
+    ordered = {layer.name: outputs[layer.name] for layer in layers}
+    graph = without_dead_ops(Graph("gram", tuple(b.ops), (x,), tuple(ordered.values())))
+    return Signature("gram", graph, {"x": x}, ordered)
+
+
+def probe_model(network: Graph, layers: Sequence[Layer], batch: int) -> Model:
+    """A model with the one signature `gram`."""
+    return _model([gram(network, layers, batch)])
+
+
+def inference_model(network: Graph, batch: int = 1) -> Model:
+    """A model with the one signature `infer`: constants only, no variables."""
+    return _model([infer(network, batch)])
+
+
+def bundle_model(network: Graph, layers: Sequence[Layer], batch: int) -> Model:
+    """The bundle's `model.tflite`: infer and activations of one image, gram of a batch; all share the weights."""
+    return _model([infer(network, 1), activations(network, layers, 1), gram(network, layers, batch)])
+
+
+def gradient_model(network: Graph, subset: Subset, batch: int) -> Model:
+    """gradients(x, y int32 [batch]) → loss and the gradient of every parameter of `subset`, by name.
+
+    The parameters enter as inputs, so the same graph serves finite differences; it is what `verify` and tests call.
+    """
+    b, x = _start("gradients", network, batch)
+    labels = b.input("y", (batch,), "int32")
+    parameters = subset.parameters()
+    values = {p: b.input(p.name, p.shape) for p in parameters}
+    loss, gradients = _forward_backward(b, network, x, labels, values)
+    graph = dynamic_products(b.graph([loss, *gradients.values()]))
+    inputs = {"x": x, "y": labels, **{p.name: values[p] for p in parameters}}
+    return _model([Signature("gradients", graph, inputs, {"loss": loss, **{p.name: g for p, g in gradients.items()}})])
+
+
+def train_model(network: Graph, subset: Subset, batch: int, optimizer: Optimizer) -> Model:
+    """A self-contained train file.
+
+    train(x, y int32 [batch], learning_rate float32 scalar) → loss; infer(x) → logits with the weights of the moment;
+    get_weights() and set_weights(…) over the parameters of `subset`, by name. Weights and optimizer state are
+    variables that start with the network's values and zeros; everything frozen is a constant.
+    """
+    parameters = subset.parameters()
+    signatures = [
+        _train(network, parameters, batch, optimizer),
+        _infer_trained(network, parameters, batch),
+        _get_weights(parameters),
+        _set_weights(parameters),
+    ]
+    start = _initial_values(network, parameters, optimizer)
+    graphs = (*(signature.graph for signature in signatures), start)
+    assert graphs.index(start) == _START_GRAPH
+    return Model(graphs, tuple(signatures))
+
+
+_START_GRAPH = 4
+"""Where `train_model` puts the graph that creates the variables."""
+
+
+def _model(signatures: list[Signature]) -> Model:
+    return Model(tuple(signature.graph for signature in signatures), tuple(signatures))
+
+
+def _start(name: str, network: Graph, batch: int) -> tuple[GraphBuilder, Tensor]:
+    if batch < 1:
+        raise InputError(f"a batch of {batch} is not possible")
+    b = GraphBuilder(name)
+    (source,) = network.inputs
+    return b, b.input("x", (batch, *source.shape[1:]))
+
+
+def _logits(network: Graph) -> Tensor:
+    (logits,) = network.outputs
+    if len(logits.shape) != 2:
+        raise InputError(f"the network's output {logits.name!r} has shape {list(logits.shape)}, expected [1, classes]")
+    return logits
+
+
+def _forward_backward(
+    b: GraphBuilder, network: Graph, x: Tensor, labels: Tensor, values: dict[Parameter, Tensor]
+) -> tuple[Tensor, dict[Parameter, Tensor]]:
+    substitutes: dict[Slot, Tensor] = {p.slot: value for p, value in values.items()}
+    logits = replay(b, network, x, substitutes)[_logits(network)]
+    forward = tuple(b.ops)
+    loss, error = softmax_cross_entropy(b, logits, labels)
+    gradients = backward(b, forward, {logits: error}, list(values.values()))
+    for p, value in values.items():
+        if value not in gradients:
+            raise InputError(f"the network's output does not depend on {p.name!r}")
+    return loss, {p: gradients[value] for p, value in values.items()}
+
+
+def _state_name(parameter: Parameter, slot: str) -> str:
+    return f"{parameter.name}/{slot}"
+
+
+def _train(network: Graph, parameters: Sequence[Parameter], batch: int, optimizer: Optimizer) -> Signature:
+    b, x = _start("train", network, batch)
+    labels = b.input("y", (batch,), "int32")
+    rate = b.input("learning_rate", ())
+    b.call_once(_START_GRAPH)
+    handles = {p: b.variable(p.name) for p in parameters}
+    values = {p: b.read(handles[p], p.shape, p.name) for p in parameters}
+    loss, gradients = _forward_backward(b, network, x, labels, values)
+
+    states = {p: [b.variable(_state_name(p, slot)) for slot in optimizer.slots] for p in parameters}
+    counters = [b.variable(name) for name in optimizer.counters]
+    trained = [
+        Trained(
+            values[p],
+            gradients[p],
+            tuple(b.read(h, p.shape, f"{p.name}/{slot}") for h, slot in zip(states[p], optimizer.slots, strict=True)),
+            decays=p.slot[1] == WEIGHT,
+        )
+        for p in parameters
+    ]
+    powers = [b.read(h, (), name) for h, name in zip(counters, optimizer.counters, strict=True)]
+    updates, new_powers = step(b, optimizer, trained, powers, rate)
+    for p, update in zip(parameters, updates, strict=True):
+        b.assign(handles[p], update.value)
+        for handle, state in zip(states[p], update.state, strict=True):
+            b.assign(handle, state)
+    for handle, power in zip(counters, new_powers, strict=True):
+        b.assign(handle, power)
+    inputs = {"x": x, "y": labels, "learning_rate": rate}
+    return Signature("train", dynamic_products(b.graph([loss])), inputs, {"loss": loss})
+
+
+def _infer_trained(network: Graph, parameters: Sequence[Parameter], batch: int) -> Signature:
+    b, x = _start("infer", network, batch)
+    b.call_once(_START_GRAPH)
+    substitutes = {p.slot: b.read(b.variable(p.name), p.shape, p.name) for p in parameters}
+    logits = replay(b, network, x, substitutes)[_logits(network)]
+    return Signature("infer", dynamic_products(b.graph([logits])), {"x": x}, {"logits": logits})
+
+
+def _get_weights(parameters: Sequence[Parameter]) -> Signature:
+    b = GraphBuilder("get_weights")
+    b.call_once(_START_GRAPH)
+    outputs = {p.name: b.read(b.variable(p.name), p.shape, p.name) for p in parameters}
+    return Signature("get_weights", b.graph(list(outputs.values())), {}, outputs)
+
+
+def _set_weights(parameters: Sequence[Parameter]) -> Signature:
+    b = GraphBuilder("set_weights")
+    b.call_once(_START_GRAPH)
+    inputs = {p.name: b.input(p.name, p.shape) for p in parameters}
+    for p in parameters:
+        b.assign(b.variable(p.name), inputs[p.name])
+    return Signature("set_weights", b.graph([]), inputs, {})
+
+
+def _initial_values(network: Graph, parameters: Sequence[Parameter], optimizer: Optimizer) -> Graph:
+    b = GraphBuilder("initial_values")
+    for p in parameters:
+        op, slot = p.slot
+        b.assign(b.variable(p.name), network.ops[op].input(slot))
+        for state in optimizer.slots:
+            zeros = b.emit("FILL", (b.ints(p.shape, "shape"), b.scalar(0.0)))
+            b.assign(b.variable(_state_name(p, state)), zeros)
+    for name in optimizer.counters:
+        b.assign(b.variable(name), b.const(np.array(1.0, np.float32)))
+    return b.graph([])

@@ -1,0 +1,66 @@
+"""Gradients of matrix products: FULLY_CONNECTED and BATCH_MATMUL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from signatures.builder import GraphBuilder
+from signatures.gradients.elementwise import unbroadcast
+from signatures.gradients.registry import gradient
+from signatures.graph import Op, Tensor
+
+
+def weight_gradient(b: GraphBuilder, x: Tensor, dy: Tensor, samples: int = 1) -> Tensor:
+    """Σ_p dy[p, o] · x[p, i] as [o, i], for x [p, i] and dy [p, o].
+
+    `samples` says that the p rows are that many images. Where the product of one image is no larger than its
+    operands, the images are multiplied apart and then added: short sums are faster under XNNPACK and 10 times more
+    exact than one float32 sum over 10⁵ pixels. The smaller operand is the one that gets transposed.
+    """
+    (rows, inner), outer = x.shape, dy.shape[1]
+    pixels = rows // samples
+    groups = samples if min(inner, outer) <= pixels else 1
+    x = b.reshape(x, (groups, rows // groups, inner))
+    dy = b.reshape(dy, (groups, rows // groups, outer))
+    if outer <= inner:
+        return b.sum(b.matmul(b.transpose(dy, (0, 2, 1)), x), [0])
+    return b.transpose(b.sum(b.matmul(b.transpose(x, (0, 2, 1)), dy), [0]), (1, 0))
+
+
+def transposed_matrix(b: GraphBuilder, w: Tensor) -> Tensor:
+    """The transpose of a matrix: computed now if it is a constant, else in the graph."""
+    if w.data is not None:
+        return b.const(np.ascontiguousarray(w.data.T), f"{w.name}/transposed")
+    return b.transpose(w, (1, 0))
+
+
+@gradient("FULLY_CONNECTED")
+def _fully_connected(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+    x, w = op.input(0), op.input(1)
+    units, depth = w.shape
+    dy = b.reshape(dy, (dy.size // units, units))
+    gradients: list[Tensor | None] = [None] * len(wanted)
+    if wanted[0]:
+        product = b.fully_connected(dy, transposed_matrix(b, w)) if w.data is not None else b.matmul(dy, w)
+        gradients[0] = b.reshape(product, x.shape)
+    if wanted[1]:
+        gradients[1] = weight_gradient(b, b.reshape(x, (x.size // depth, depth)), dy)
+    if len(wanted) > 2 and wanted[2]:
+        gradients[2] = b.sum(dy, [0])
+    return gradients
+
+
+@gradient("BATCH_MATMUL")
+def _batch_matmul(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+    x, y = op.input(0), op.input(1)
+    adj_x, adj_y = op.options.flag("AdjX"), op.options.flag("AdjY")
+    dx = dw = None
+    if wanted[0]:  # z = x·y: dx = dz·yᵀ; z = xᵀ·y: dx = y·dzᵀ
+        dx = b.matmul(y, dy, adj_x=adj_y, adj_y=True) if adj_x else b.matmul(dy, y, adj_y=not adj_y)
+        dx = unbroadcast(b, dx, x.shape)
+    if wanted[1]:  # z = x·y: dy = xᵀ·dz; z = x·yᵀ: dy = dzᵀ·x
+        dw = b.matmul(dy, x, adj_x=True, adj_y=adj_x) if adj_y else b.matmul(x, dy, adj_x=not adj_x)
+        dw = unbroadcast(b, dw, y.shape)
+    return dx, dw

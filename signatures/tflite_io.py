@@ -1,0 +1,466 @@
+""".tflite ⇄ Graphs. The only place that knows the flatbuffer schema.
+
+Reading maps the file; weights stay views of the mapping. Writing makes a flatbuffer of a few kilobytes and appends
+every large constant behind it (`Buffer.offset`/`Buffer.size`), so weights go from file to file and never through
+Python objects. Constants that share memory are written once.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import struct
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import flatbuffers
+import numpy as np
+import tflite
+
+from signatures.errors import InputError
+from signatures.graph import ITEM_BYTES, Array, Graph, Model, Op, Options, OptionValue, Signature, Tensor
+
+FILE_IDENTIFIER = b"TFL3"
+SCHEMA_VERSION = 3
+INLINE_BYTES = 1024
+"""Constants below this size stay inside the flatbuffer, where every tool finds them."""
+ALIGNMENT = 64
+"""Alignment of appended constants: a cache line, more than the 16 bytes that the kernels need."""
+NO_BUFFER = 0
+"""By the schema's rule buffer 0 is empty and means: not a constant."""
+
+
+def _names_by_value(enum: type) -> dict[int, str]:
+    return {value: name for name, value in vars(enum).items() if isinstance(value, int)}
+
+
+_OPERATOR_NAMES = _names_by_value(tflite.BuiltinOperator)
+_OPTIONS_NAMES = _names_by_value(tflite.BuiltinOptions)
+_TENSOR_TYPES = {name.lower(): value for value, name in _names_by_value(tflite.TensorType).items()}
+_DTYPES = {value: name for name, value in _TENSOR_TYPES.items() if name in ITEM_BYTES}
+_DEPRECATED_CODES_END = 127
+
+
+@cache
+def _option_fields(table: str) -> tuple[str, ...]:
+    """Field names of an options table, from the schema package's `<table>Add<Field>` functions."""
+    prefix = f"{table}Add"
+    module = getattr(tflite, table).__module__
+    functions = vars(__import__(module, fromlist=["_"]))
+    return tuple(name[len(prefix) :] for name in functions if name.startswith(prefix))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_model(path: Path) -> Model:
+    """Read and check a float `.tflite`; constants are read-only views of the mapped file.
+
+    Raises InputError if the file is missing, is no TFLite model, or contradicts itself (indices, sizes, order).
+    """
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the model {path}: {error}") from None
+    return parse_model(mapped, str(path))
+
+
+def parse_model(buffer: bytes | mmap.mmap, where: str) -> Model:
+    """As `read_model`, from a buffer; `where` names it in messages."""
+    if len(buffer) < 8 or bytes(buffer[4:8]) != FILE_IDENTIFIER:
+        raise InputError(f"{where} is not a TFLite model (no {FILE_IDENTIFIER.decode()} identifier)")
+    try:
+        return _Reader(buffer, where).model()
+    except (struct.error, IndexError, TypeError, ValueError, OverflowError, AttributeError, UnicodeError) as error:
+        raise InputError(f"{where} is damaged: {type(error).__name__}: {error}") from error
+
+
+class _Reader:
+    """Walks one flatbuffer. Every count and range that comes from the file is checked before it is used."""
+
+    def __init__(self, buffer: bytes | mmap.mmap, where: str) -> None:
+        self.buffer = buffer
+        self.where = where
+        self.root = tflite.Model.GetRootAs(buffer, 0)
+
+    def fail(self, what: str) -> InputError:
+        return InputError(f"{self.where} is damaged: {what}")
+
+    def count(self, length: int, what: str) -> range:
+        if not 0 <= length <= len(self.buffer) // 4:
+            raise self.fail(f"{length} {what}")
+        return range(length)
+
+    def indices(self, array: Any, bound: int, what: str, optional: bool = False) -> list[int]:
+        if isinstance(array, int):  # flatbuffers' way to say: no such vector
+            return []
+        values = [int(i) for i in array]
+        for i in values:
+            if not (-1 if optional else 0) <= i < bound:
+                raise self.fail(f"{what} {i} of {bound}")
+        return values
+
+    def model(self) -> Model:
+        root = self.root
+        if root.Version() != SCHEMA_VERSION:
+            raise InputError(f"{self.where} has schema version {root.Version()}, expected {SCHEMA_VERSION}")
+        codes = [self.operator_code(root.OperatorCodes(i)) for i in self.count(root.OperatorCodesLength(), "opcodes")]
+        tables = [
+            [self.tensor(subgraph.Tensors(i)) for i in self.count(subgraph.TensorsLength(), "tensors")]
+            for subgraph in (root.Subgraphs(i) for i in self.count(root.SubgraphsLength(), "subgraphs"))
+        ]
+        graphs = tuple(self.graph(root.Subgraphs(i), tensors, codes) for i, tensors in enumerate(tables))
+        if not graphs:
+            raise self.fail("it has no subgraph")
+        signatures = tuple(
+            self.signature(root.SignatureDefs(i), graphs, tables)
+            for i in self.count(root.SignatureDefsLength(), "signatures")
+        )
+        return Model(graphs, signatures)
+
+    def operator_code(self, code: Any) -> tuple[str, int]:
+        value = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        kind = _OPERATOR_NAMES.get(value)
+        if kind is None:
+            raise InputError(f"{self.where} uses builtin operator {value}, which this schema does not know")
+        if kind == "CUSTOM":
+            custom = (code.CustomCode() or b"?").decode()
+            raise InputError(f"{self.where} uses the custom op {custom!r}; only builtin ops can be trained")
+        return kind, code.Version()
+
+    def tensor(self, tensor: Any) -> Tensor:
+        name = (tensor.Name() or b"").decode()
+        dtype = _DTYPES.get(tensor.Type())
+        if dtype is None:
+            raise InputError(f"{self.where}: tensor {name!r} has an unsupported type {tensor.Type()}")
+        shape = tuple(self.indices(tensor.ShapeAsNumpy(), 2**31 - 1, f"dimension of {name!r}"))
+        shape_bytes = ITEM_BYTES[dtype]
+        for side in shape:
+            shape_bytes *= side
+        if shape_bytes > 2**40:
+            raise self.fail(f"tensor {name!r} of shape {shape} takes {shape_bytes} bytes")
+        data = self.constant(tensor.Buffer(), name)
+        if data is not None:
+            if dtype == "resource" or data.nbytes != shape_bytes:
+                raise self.fail(f"constant {name!r} {dtype}{list(shape)} has {data.nbytes} bytes")
+            data = data.view(dtype).reshape(shape)
+        return Tensor(name, shape, dtype, data)
+
+    def constant(self, index: int, name: str) -> Array | None:
+        """Bytes of buffer `index` as a read-only uint8 view, or None where it is empty."""
+        if not 0 <= index < max(1, self.root.BuffersLength()):
+            raise self.fail(f"tensor {name!r} names buffer {index} of {self.root.BuffersLength()}")
+        if index == NO_BUFFER:
+            return None
+        buffer = self.root.Buffers(index)
+        if buffer.Offset() > 1:  # the schema reserves 0 and 1 for "data is inside"
+            start, size = buffer.Offset(), buffer.Size()
+        elif buffer.DataLength():
+            vector = buffer._tab.Vector(buffer._tab.Offset(4))
+            start, size = vector, buffer.DataLength()
+        else:
+            return None
+        if start < 0 or start + size > len(self.buffer):
+            raise self.fail(f"buffer {index} of {name!r} reaches to byte {start + size} of {len(self.buffer)}")
+        data = np.frombuffer(self.buffer, np.uint8, size, start)
+        # The runtime reads constants in place; our kernels want them aligned too.
+        return data if data.ctypes.data % 8 == 0 else data.copy()
+
+    def graph(self, subgraph: Any, tensors: list[Tensor], codes: list[tuple[str, int]]) -> Graph:
+        name = (subgraph.Name() or b"").decode()
+        inputs = self.indices(subgraph.InputsAsNumpy(), len(tensors), "graph input")
+        outputs = self.indices(subgraph.OutputsAsNumpy(), len(tensors), "graph output")
+        known = {i for i, tensor in enumerate(tensors) if tensor.data is not None} | set(inputs)
+        ops = []
+        for i in self.count(subgraph.OperatorsLength(), "operators"):
+            operator = subgraph.Operators(i)
+            (code,) = self.indices([operator.OpcodeIndex()], len(codes), "opcode")
+            kind, version = codes[code]
+            reads = self.indices(operator.InputsAsNumpy(), len(tensors), f"input of {kind}", optional=True)
+            writes = self.indices(operator.OutputsAsNumpy(), len(tensors), f"output of {kind}")
+            for k in reads:
+                if k >= 0 and k not in known and not self.is_unset_variable(kind):
+                    raise self.fail(f"{kind} number {i} reads {tensors[k].name!r} before anything wrote it")
+            if known & set(writes):
+                raise self.fail(f"{kind} number {i} writes a tensor that already has a value")
+            known |= set(writes)
+            ops.append(
+                Op(
+                    kind,
+                    tuple(tensors[k] if k >= 0 else None for k in reads),
+                    tuple(tensors[k] for k in writes),
+                    self.options(operator),
+                    version,
+                )
+            )
+        for k in outputs:
+            if k not in known:
+                raise self.fail(f"graph output {tensors[k].name!r} is never written")
+        return Graph(name, tuple(ops), tuple(tensors[k] for k in inputs), tuple(tensors[k] for k in outputs))
+
+    @staticmethod
+    def is_unset_variable(kind: str) -> bool:
+        """Stateful RNN kernels read variable tensors that no op writes; everything else must not."""
+        return kind.endswith(("LSTM", "RNN", "SVDF"))
+
+    def options(self, operator: Any) -> Options:
+        table = _OPTIONS_NAMES.get(operator.BuiltinOptionsType(), "NONE")
+        union = operator.BuiltinOptions()
+        if table == "NONE" or union is None:
+            return Options()
+        reader = getattr(tflite, table)()
+        reader.Init(union.Bytes, union.Pos)
+        return Options(table, {field: self.option(reader, field) for field in _option_fields(table)})
+
+    def option(self, reader: Any, field: str) -> OptionValue:
+        if hasattr(reader, f"{field}AsNumpy"):
+            self.count(getattr(reader, f"{field}Length")(), f"entries in {field}")
+            array = getattr(reader, f"{field}AsNumpy")()
+            return () if isinstance(array, int) else tuple(int(v) for v in array)
+        value = getattr(reader, field)()
+        if value is None or isinstance(value, bytes):
+            return (value or b"").decode()
+        if not isinstance(value, int | float):
+            raise self.fail(f"option {field} has an unexpected type {type(value).__name__}")
+        return value
+
+    def signature(self, definition: Any, graphs: tuple[Graph, ...], tables: list[list[Tensor]]) -> Signature:
+        (index,) = self.indices([definition.SubgraphIndex()], len(graphs), "subgraph of a signature")
+        tensors = tables[index]
+
+        def names(count: int, entry: Callable[[int], Any]) -> dict[str, Tensor]:
+            maps = [entry(i) for i in self.count(count, "signature entries")]
+            keys = [(m.Name() or b"").decode() for m in maps]
+            where = self.indices([m.TensorIndex() for m in maps], len(tensors), "tensor of a signature")
+            return {key: tensors[k] for key, k in zip(keys, where, strict=True)}
+
+        return Signature(
+            (definition.SignatureKey() or b"").decode(),
+            graphs[index],
+            names(definition.InputsLength(), definition.Inputs),
+            names(definition.OutputsLength(), definition.Outputs),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def write_model(model: Model, path: Path) -> None:
+    """Write `model` to `path` (replaced atomically; the folder must exist). Peak memory: the flatbuffer alone."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            _write(model, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def model_bytes(model: Model) -> bytes:
+    """The file that `write_model` would write."""
+    file = io.BytesIO()
+    _write(model, file)
+    return file.getvalue()
+
+
+def _write(model: Model, file: BinaryIO) -> None:
+    constants = _Constants()
+    packed = bytearray(_Writer(model, constants).pack())
+    end = len(packed)
+    places = []
+    for index in constants.appended:
+        end += -end % ALIGNMENT
+        places.append(end)
+        end += constants.arrays[index].nbytes
+    root = tflite.Model.GetRootAs(packed, 0)
+    for index, place in zip(constants.appended, places, strict=True):
+        table = root.Buffers(index)._tab
+        struct.pack_into("<Q", packed, table.Pos + table.Offset(6), place)
+    file.write(packed)
+    position = len(packed)
+    for index, place in zip(constants.appended, places, strict=True):
+        file.write(b"\0" * (place - position))
+        array = constants.arrays[index]
+        file.write(array.reshape(-1).view(np.uint8).data)
+        position = place + array.nbytes
+
+
+class _Constants:
+    """The distinct constants of a model, numbered as schema buffers; tensors over the same memory share one."""
+
+    def __init__(self) -> None:
+        self.arrays: list[Array] = [np.empty(0, np.uint8)]  # buffer 0 is the empty one
+        self._index: dict[tuple[int, int], int] = {}
+
+    def add(self, array: Array) -> int:
+        key = (array.ctypes.data, array.nbytes)
+        if array.nbytes == 0:
+            return NO_BUFFER
+        if key not in self._index:
+            self._index[key] = len(self.arrays)
+            self.arrays.append(array)
+        return self._index[key]
+
+    @property
+    def appended(self) -> list[int]:
+        return [i for i, array in enumerate(self.arrays) if array.nbytes >= INLINE_BYTES]
+
+
+class _Writer:
+    """Packs one model into a flatbuffer, children before parents as the format demands."""
+
+    def __init__(self, model: Model, constants: _Constants) -> None:
+        self.model = model
+        self.constants = constants
+        self.builder = flatbuffers.Builder(1 << 16)
+        self.codes: dict[tuple[str, int], int] = {}
+
+    def pack(self) -> bytes:
+        b = self.builder
+        numbers = [{tensor: i for i, tensor in enumerate(graph.tensors())} for graph in self.model.graphs]
+        graphs = [self.graph(graph, n) for graph, n in zip(self.model.graphs, numbers, strict=True)]
+        positions = {graph: i for i, graph in enumerate(self.model.graphs)}
+        signatures = [self.signature(s, positions[s.graph], numbers) for s in self.model.signatures]
+        buffers = [self.buffer(i) for i in range(len(self.constants.arrays))]
+        codes = [self.operator_code(kind, version) for kind, version in self.codes]
+        description = b.CreateString("adabet")
+        vectors = [self.offsets(v) for v in (codes, graphs, buffers, signatures)]
+        tflite.ModelStart(b)
+        tflite.ModelAddVersion(b, SCHEMA_VERSION)
+        tflite.ModelAddOperatorCodes(b, vectors[0])
+        tflite.ModelAddSubgraphs(b, vectors[1])
+        tflite.ModelAddDescription(b, description)
+        tflite.ModelAddBuffers(b, vectors[2])
+        tflite.ModelAddSignatureDefs(b, vectors[3])
+        b.Finish(tflite.ModelEnd(b), FILE_IDENTIFIER)
+        return bytes(b.Output())
+
+    def offsets(self, entries: list[int]) -> int:
+        self.builder.StartVector(4, len(entries), 4)
+        for entry in reversed(entries):
+            self.builder.PrependUOffsetTRelative(entry)
+        return int(self.builder.EndVector())
+
+    def int32s(self, values: list[int] | tuple[int, ...]) -> int:
+        return int(self.builder.CreateNumpyVector(np.asarray(values, np.int32)))
+
+    def graph(self, graph: Graph, number: Mapping[Tensor, int]) -> int:
+        b = self.builder
+        tensors = self.offsets([self.tensor(tensor) for tensor in number])
+        operators = self.offsets([self.operator(op, number) for op in graph.ops])
+        inputs = self.int32s([number[t] for t in graph.inputs])
+        outputs = self.int32s([number[t] for t in graph.outputs])
+        name = b.CreateString(graph.name)
+        tflite.SubGraphStart(b)
+        tflite.SubGraphAddTensors(b, tensors)
+        tflite.SubGraphAddInputs(b, inputs)
+        tflite.SubGraphAddOutputs(b, outputs)
+        tflite.SubGraphAddOperators(b, operators)
+        tflite.SubGraphAddName(b, name)
+        return int(tflite.SubGraphEnd(b))
+
+    def tensor(self, tensor: Tensor) -> int:
+        b = self.builder
+        buffer = NO_BUFFER if tensor.data is None else self.constants.add(tensor.data)
+        name = b.CreateString(tensor.name)
+        shape = self.int32s(tensor.shape)
+        tflite.TensorStart(b)
+        tflite.TensorAddShape(b, shape)
+        tflite.TensorAddType(b, _TENSOR_TYPES[tensor.dtype])
+        tflite.TensorAddBuffer(b, buffer)
+        tflite.TensorAddName(b, name)
+        tflite.TensorAddHasRank(b, True)
+        return int(tflite.TensorEnd(b))
+
+    def operator(self, op: Op, number: Mapping[Tensor, int]) -> int:
+        b = self.builder
+        code = self.codes.setdefault((op.kind, op.version), len(self.codes))
+        inputs = self.int32s([-1 if t is None else number[t] for t in op.inputs])
+        outputs = self.int32s([number[t] for t in op.outputs])
+        options = self.options(op.options)
+        tflite.OperatorStart(b)
+        tflite.OperatorAddOpcodeIndex(b, code)
+        tflite.OperatorAddInputs(b, inputs)
+        tflite.OperatorAddOutputs(b, outputs)
+        if options is not None:
+            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, op.options.table))
+            tflite.OperatorAddBuiltinOptions(b, options)
+        return int(tflite.OperatorEnd(b))
+
+    def options(self, options: Options) -> int | None:
+        if options.table == "NONE":
+            return None
+        b, table = self.builder, options.table
+        unknown = set(options.fields) - set(_option_fields(table))
+        assert not unknown, f"{table} has no fields {sorted(unknown)}"
+        values: dict[str, int | float | bool] = {}
+        for field, value in options.fields.items():
+            if isinstance(value, str):
+                if value:
+                    values[field] = b.CreateString(value)
+            elif isinstance(value, tuple):
+                if value:
+                    values[field] = self.int32s(value)
+            else:
+                values[field] = value
+        getattr(tflite, f"{table}Start")(b)
+        for field, value in values.items():
+            getattr(tflite, f"{table}Add{field}")(b, value)
+        return int(getattr(tflite, f"{table}End")(b))
+
+    def buffer(self, index: int) -> int:
+        b, array = self.builder, self.constants.arrays[index]
+        data = None
+        if 0 < array.nbytes < INLINE_BYTES:
+            b.StartVector(1, array.nbytes, 16)  # the schema's force_align: 16
+            b.head -= array.nbytes
+            b.Bytes[b.head : b.head + array.nbytes] = array.tobytes()
+            data = b.EndVector()
+        tflite.BufferStart(b)
+        if data is not None:
+            tflite.BufferAddData(b, data)
+        elif array.nbytes:
+            tflite.BufferAddOffset(b, 2**62)  # patched when the flatbuffer's length is known; any non-default value
+            tflite.BufferAddSize(b, array.nbytes)
+        return int(tflite.BufferEnd(b))
+
+    def operator_code(self, kind: str, version: int) -> int:
+        b = self.builder
+        code = getattr(tflite.BuiltinOperator, kind)
+        tflite.OperatorCodeStart(b)
+        # Readers older than the 32-bit field look at the 8-bit one.
+        tflite.OperatorCodeAddDeprecatedBuiltinCode(b, min(code, _DEPRECATED_CODES_END))
+        tflite.OperatorCodeAddBuiltinCode(b, code)
+        tflite.OperatorCodeAddVersion(b, version)
+        return int(tflite.OperatorCodeEnd(b))
+
+    def signature(self, signature: Signature, position: int, numbers: list[dict[Tensor, int]]) -> int:
+        b = self.builder
+
+        def entries(tensors: Mapping[str, Tensor]) -> int:
+            maps = []
+            for key, tensor in tensors.items():
+                name = b.CreateString(key)
+                tflite.TensorMapStart(b)
+                tflite.TensorMapAddName(b, name)
+                tflite.TensorMapAddTensorIndex(b, numbers[position][tensor])
+                maps.append(int(tflite.TensorMapEnd(b)))
+            return self.offsets(maps)
+
+        inputs, outputs = entries(signature.inputs), entries(signature.outputs)
+        key = b.CreateString(signature.name)
+        tflite.SignatureDefStart(b)
+        tflite.SignatureDefAddInputs(b, inputs)
+        tflite.SignatureDefAddOutputs(b, outputs)
+        tflite.SignatureDefAddSignatureKey(b, key)
+        tflite.SignatureDefAddSubgraphIndex(b, position)
+        return int(tflite.SignatureDefEnd(b))
