@@ -1,0 +1,142 @@
+"""A Keras model as a float32 .tflite, checked: one weight op per layer, in order, with filter and bias of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tflite
+from numpy.typing import NDArray
+
+from converter.keras_tensors import WEIGHT_LAYERS
+from converter.network import SourceLayer
+from signatures.errors import AdabetError, InputError
+
+WEIGHT_OPS = (
+    tflite.BuiltinOperator.CONV_2D,
+    tflite.BuiltinOperator.DEPTHWISE_CONV_2D,
+    tflite.BuiltinOperator.FULLY_CONNECTED,
+)
+FOLDING_TOLERANCE = 1e-5
+"""Largest difference between a folded filter and scale · kernel, relative to the channel's largest weight."""
+
+
+def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:
+    """Convert a Keras model (input [None, H, W, 3] or [1, H, W, 3]) at batch 1, BatchNorm folded, builtin ops only.
+
+    Returns the flatbuffer and its weight layers in order. Raises AdabetError where TensorFlow's converter did not
+    keep one weight op per layer, InputError where a folded scale is not finite.
+    """
+    weight_layers = [layer for layer in model.layers if isinstance(layer, WEIGHT_LAYERS)]
+    norms = _batchnorms(model)
+    layers = tuple(SourceLayer(layer.name, _scale(norms.get(layer.name))) for layer in weight_layers)
+    # The converter drops a bias of zeros from the op; a placeholder keeps it, and is zeroed in the flatbuffer.
+    zero_biases = [
+        layer for layer in weight_layers if layer.use_bias and not np.any(keras.ops.convert_to_numpy(layer.bias))
+    ]
+    for layer in zero_biases:
+        layer.bias.assign(np.arange(1, layer.bias.shape[0] + 1, dtype=np.float32))
+    try:
+        flatbuffer = bytearray(_convert(model))
+    finally:
+        for layer in zero_biases:
+            layer.bias.assign(np.zeros(layer.bias.shape, np.float32))
+    constants = _weight_op_constants(flatbuffer)
+    _check(weight_layers, layers, constants)
+    for layer, (_, bias) in zip(weight_layers, constants, strict=True):
+        if layer in zero_biases:
+            bias[:] = 0
+    return bytes(flatbuffer), layers
+
+
+def _convert(model: Any) -> bytes:
+    spec = tf.TensorSpec((1, *model.input.shape[1:]), tf.float32, name="x")
+    inference = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
+    # Without a trackable object the converter freezes the variables; with one it keeps them as resources.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([inference])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    flatbuffer: bytes = converter.convert()
+    return flatbuffer
+
+
+def _batchnorms(model: Any) -> dict[str, Any]:
+    """Layer name → the BatchNorm that reads the layer's output."""
+    norms = {id(norm.input): norm for norm in model.layers if isinstance(norm, keras.layers.BatchNormalization)}
+    return {layer.name: norms[id(layer.output)] for layer in model.layers if id(layer.output) in norms}
+
+
+def _scale(norm: Any | None) -> NDArray[np.float32] | None:
+    if norm is None:
+        return None
+    gamma, variance = (keras.ops.convert_to_numpy(v).astype(np.float64) for v in (norm.gamma, norm.moving_variance))
+    scale: NDArray[np.float32] = (gamma / np.sqrt(variance + norm.epsilon)).astype(np.float32)
+    if not np.isfinite(scale).all():
+        raise InputError(f"{norm.name}: γ/√(σ²+ε) is not finite; are these weights damaged?")
+    return scale
+
+
+def _weight_op_constants(flatbuffer: bytearray) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Filter and bias of each weight op in order, as writable views into `flatbuffer`.
+
+    Filters: conv [out, h, w, in], depthwise [1, h, w, channels], dense [out, in].
+    """
+    model = tflite.Model.GetRootAs(flatbuffer, 0)
+    graph = model.Subgraphs(0)
+    found: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    used: set[int] = set()
+    for position in range(graph.OperatorsLength()):
+        op = graph.Operators(position)
+        code = model.OperatorCodes(op.OpcodeIndex())
+        if max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) not in WEIGHT_OPS:
+            continue
+        indices = op.InputsAsNumpy()[1:].tolist()
+        if len(indices) != 2 or min(indices) < 0 or not used.isdisjoint(indices):
+            raise _not_converted(f"weight op {len(found)} has no filter and bias of its own")
+        used.update(indices)
+        filter_and_bias = []
+        for index in indices:
+            tensor = graph.Tensors(index)
+            data = model.Buffers(tensor.Buffer()).DataAsNumpy()
+            if tensor.Type() != tflite.TensorType.FLOAT32 or not isinstance(data, np.ndarray):
+                raise _not_converted(f"weight op {len(found)}: {tensor.Name().decode()} is no float32 constant")
+            filter_and_bias.append(data.view(np.float32).reshape(tensor.ShapeAsNumpy()))
+        found.append((filter_and_bias[0], filter_and_bias[1]))
+    return found
+
+
+def _check(
+    weight_layers: Sequence[Any],
+    layers: Sequence[SourceLayer],
+    constants: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+) -> None:
+    if len(constants) != len(layers):
+        raise _not_converted(f"{len(constants)} weight ops for {len(layers)} layers")
+    for keras_layer, layer, (filter_, _) in zip(weight_layers, layers, constants, strict=True):
+        expected = folded_filter(keras_layer, layer.batchnorm_scale)
+        if expected.shape != filter_.shape:
+            raise _not_converted(f"{layer.name}: filter {filter_.shape}, expected {expected.shape}")
+        # The channel axis comes last in a depthwise filter and first in the others.
+        other_axes = (0, 1, 2) if _is_depthwise(keras_layer) else tuple(range(1, expected.ndim))
+        largest = np.abs(expected).max(axis=other_axes)
+        if np.any(np.abs(expected - filter_).max(axis=other_axes) > FOLDING_TOLERANCE * largest):
+            raise _not_converted(f"{layer.name}: the filter is not scale · kernel")
+
+
+def folded_filter(keras_layer: Any, scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return s·W of a Keras layer in TFLite's layout (see `_weight_op_constants`), float32."""
+    kernel: NDArray[np.float32] = keras.ops.convert_to_numpy(keras_layer.kernel)
+    factor = np.float32(1) if scale is None else scale
+    if _is_depthwise(keras_layer):
+        return kernel.transpose(3, 0, 1, 2) * factor
+    return (kernel * factor).transpose(kernel.ndim - 1, *range(kernel.ndim - 1))
+
+
+def _is_depthwise(keras_layer: Any) -> bool:
+    return isinstance(keras_layer, keras.layers.DepthwiseConv2D)
+
+
+def _not_converted(what: str) -> AdabetError:
+    return AdabetError(f"TensorFlow {tf.__version__} converted the network unexpectedly: {what}")

@@ -1,0 +1,69 @@
+"""The networks that can be exported by name: one module each, listed here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from converter.network import SourceNetwork
+from converter.quiet import import_tensorflow
+from converter.weights import Convention, WeightSources, read_weights
+from signatures.catalogue import Preprocessing
+from signatures.errors import UsageError
+
+MODULES = {"mobilenetv2": "converter.zoo.mobilenetv2"}
+"""Name → module with a `ZOO_ENTRY`. Imported only when asked for, because they import TensorFlow."""
+
+RANDOM = "random"
+"""The value of `weights` for random values, in the torch convention: the same graph as with torchvision's weights."""
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """What a network's module provides.
+
+    `build(convention, image, classes)` returns a Keras model, input [None, image, image, 3], output logits, whose
+    last layer, the dense `head`, starts at zero. `classes` is the size of the published classifier, `min_image` the
+    smallest side of a square input in pixels, and `torch_modules` maps Keras' layer names to torch's modules.
+    """
+
+    build: Callable[[Convention, int, int], Any]
+    preprocessing: Mapping[Convention, Preprocessing]
+    sources: WeightSources
+    torch_modules: Mapping[str, str]
+    head: str
+    classes: int
+    min_image: int
+
+
+def load(name: str, weights: str, image: int, classes: int | None) -> SourceNetwork:
+    """Build a network for square images of `image` pixels, with the weights that `weights` asks for.
+
+    `classes` None keeps the published head; a number replaces it by a dense layer of that many classes, all zero.
+    `weights`: see converter.weights, and "random". Raises UsageError, InputError or CapabilityError.
+    """
+    if name not in MODULES:
+        raise UsageError(f"MODEL={name}: not in the zoo, which has {', '.join(MODULES)}")
+    import_tensorflow()
+    from converter import keras_tensors, to_tflite
+
+    entry: ZooEntry = importlib.import_module(MODULES[name]).ZOO_ENTRY
+    if image < entry.min_image:
+        raise UsageError(f"{name} needs images of at least {entry.min_image} pixels, got {image}")
+    if classes is not None and classes < 2:
+        raise UsageError(f"a classifier needs at least 2 classes, got {classes}")
+    fresh = () if classes is None else (entry.head,)
+    convention: Convention
+    if weights == RANDOM:
+        convention, provenance = "torch", f"random: He normal, seed {keras_tensors.RANDOM_SEED}"
+        model = entry.build(convention, image, classes or entry.classes)
+        keras_tensors.randomise(model, entry.preprocessing[convention], fresh)
+    else:
+        weight_set = read_weights(weights, entry.sources, image)
+        convention, provenance = weight_set.convention, weight_set.provenance
+        model = entry.build(convention, image, classes or entry.classes)
+        keras_tensors.assign(model, weight_set, entry.torch_modules, fresh)
+    flatbuffer, layers = to_tflite.to_tflite(model)
+    return SourceNetwork(name, flatbuffer, entry.preprocessing[convention], layers, provenance)

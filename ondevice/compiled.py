@@ -1,0 +1,84 @@
+"""Compiled train files: the bundle's own where it fits, else one that is compiled here and kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from signatures.build import train_model
+from signatures.catalogue import MODEL, Bundle, file_sha256
+from signatures.errors import CapabilityError
+from signatures.graph import Graph
+from signatures.optimizers import Optimizer
+from signatures.subset import Subset
+from signatures.tflite_io import write_model
+
+COMPILER_VERSION = 1
+"""Raise it when the compiler emits other graphs for the same request, so that cached files are made anew."""
+KEPT_FILES = 4
+"""Compiled files that stay in the cache; each is as large as the network."""
+
+
+@dataclass(frozen=True)
+class TrainFile:
+    """A train file to invoke, and where it came from: bundle, cache or compiled."""
+
+    path: Path
+    source: str
+
+
+def default_cache() -> Path:
+    """The user's cache folder, by the XDG rule."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "adabet"
+
+
+def train_file(
+    bundle: Bundle, network: Graph, subset: Subset, batch: int, optimizer: Optimizer, cache: Path
+) -> TrainFile:
+    """The file that trains exactly `subset` of `network` with this batch and optimizer.
+
+    `network` is the bundle's, or the bundle's with a new head; the bundle's train files serve only the former.
+    """
+    if network is bundle.network:
+        for entry in bundle.manifest.train:
+            if (entry.subset, entry.batch, entry.optimizer) == (subset.id, batch, optimizer.id):
+                return TrainFile(bundle.folder / entry.file, "bundle")
+    (model,) = (entry for entry in bundle.manifest.files if entry.name == MODEL)
+    classes = network.outputs[0].shape[-1]
+    request = f"{COMPILER_VERSION} {model.sha256} {classes} {subset.id} {batch} {optimizer.id}"
+    path = cache / f"train-{hashlib.sha256(request.encode()).hexdigest()[:24]}.tflite"
+    if _is_intact(path):
+        os.utime(path)
+        return TrainFile(path, "cache")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        write_model(train_model(network, subset, batch, optimizer), path)
+        _digest_path(path).write_text(file_sha256(path))
+        _prune(cache)
+    except OSError as error:
+        raise CapabilityError(
+            f"cannot write the compiled model {path}: {error.strerror}. Set XDG_CACHE_HOME to a folder with room."
+        ) from None
+    return TrainFile(path, "compiled")
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether the file is there and is what was written: a cache may outlive a power cut or a full disk."""
+    try:
+        return _digest_path(path).read_text() == file_sha256(path)
+    except OSError:
+        return False
+
+
+def _prune(cache: Path) -> None:
+    files = sorted(cache.glob("train-*.tflite"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files[KEPT_FILES:]:
+        path.unlink(missing_ok=True)
+        _digest_path(path).unlink(missing_ok=True)

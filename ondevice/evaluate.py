@@ -1,0 +1,42 @@
+"""Evaluate: accuracy of an inference model on a split, with the very file that the user gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ondevice.dataset import Split, evaluation_batches, to_input
+from ondevice.runtime import LoadedModel
+from signatures.catalogue import Preprocessing
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result on a split."""
+
+    accuracy: float
+    """Fraction in 0..1."""
+    loss: float
+    """Mean softmax cross-entropy in nats."""
+    images: int
+
+
+def evaluate(
+    model: LoadedModel,
+    split: Split,
+    preprocessing: Preprocessing,
+    after_image: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """Run `infer` (batch 1) over the split, in stored order."""
+    right = 0
+    loss = 0.0
+    for done, (images, labels, _) in enumerate(evaluation_batches(split, 1)):
+        logits = model.call("infer", {"x": to_input(images, preprocessing)})["logits"][0].astype(np.float64)
+        label = int(labels[0])
+        right += int(np.argmax(logits) == label)
+        peak = logits.max()
+        loss += float(peak + np.log(np.exp(logits - peak).sum()) - logits[label])
+        after_image(done + 1)
+    return Evaluation(right / len(split), loss / len(split), len(split))

@@ -1,0 +1,100 @@
+"""The TFLite interpreter of this machine: ai-edge-litert or tflite-runtime, whichever is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from signatures.errors import CapabilityError, InputError
+from signatures.graph import Array
+from signatures.tflite_io import read_model
+
+_RUNTIMES = (
+    ("ai-edge-litert", "ai_edge_litert.interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter"),
+)
+
+
+def interpreter_module() -> tuple[str, Any]:
+    """(distribution with version, module with `Interpreter`). CapabilityError if no runtime is installed."""
+    for distribution, module in _RUNTIMES:
+        with contextlib.suppress(ImportError):
+            loaded = importlib.import_module(module)
+            return f"{distribution} {importlib.metadata.version(distribution)}", loaded
+    raise CapabilityError(
+        "no TFLite interpreter is installed: pip install ai-edge-litert (on Termux: pkg install python-tflite-runtime)"
+    )
+
+
+class LoadedModel:
+    """A model file in an interpreter: call its signatures by name. Its memory comes back when the object is deleted.
+
+    Our own reader checks the file before native code maps it.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        model = read_model(path)
+        self._signatures = {signature.name: signature for signature in model.signatures}
+        self._path = path
+        _, module = interpreter_module()
+        with _native_messages() as messages:
+            try:
+                self._interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+            except (ValueError, RuntimeError) as error:
+                raise InputError(f"the interpreter refuses {path}: {error} {messages()}".strip()) from None
+        self._runners: dict[str, Any] = {}
+
+    def call(self, name: str, inputs: Mapping[str, Array] | None = None) -> Mapping[str, Array]:
+        """Invoke signature `name`: arrays by argument name in, arrays by result name out (copies).
+
+        Raises InputError if the file has no such signature, an argument has another shape or dtype, or the
+        interpreter cannot prepare or run it.
+        """
+        inputs = inputs or {}
+        if name not in self._signatures:
+            raise InputError(f"{self._path} has no signature {name!r} (it has: {', '.join(self._signatures)})")
+        for key, tensor in self._signatures[name].inputs.items():
+            value = inputs.get(key)
+            if value is None or value.shape != tensor.shape or value.dtype.name != tensor.dtype:
+                got = "nothing" if value is None else f"{value.dtype}{list(value.shape)}"
+                raise InputError(f"{name} takes {key!r} as {tensor.dtype}{list(tensor.shape)}, got {got}")
+        try:
+            results: Mapping[str, Array] = self._runner(name)(**inputs)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"signature {name!r} of {self._path} does not run: {error}") from None
+        return results
+
+    def _runner(self, name: str) -> Any:
+        if name not in self._runners:
+            with _native_messages():
+                self._runners[name] = self._interpreter.get_signature_runner(name)
+        return self._runners[name]
+
+
+@contextlib.contextmanager
+def _native_messages() -> Iterator[Any]:
+    """Keep what native code writes to stderr ("INFO: Created TensorFlow Lite XNNPACK delegate …") off the terminal.
+
+    Yields a function that returns what was written so far, for the message of an error.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+        def text() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace").strip()
+
+        try:
+            yield text
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
