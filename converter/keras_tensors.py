@@ -35,11 +35,7 @@ WEIGHT_LAYERS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers
 
 def tensors_of(model: Any) -> dict[str, NDArray[np.float32]]:
     """Return all values of a Keras model under "layer/variable", e.g. "Conv1/kernel" [h, w, in, out]."""
-    return {
-        f"{layer.name}/{variable.name}": keras.ops.convert_to_numpy(variable)
-        for layer in model.layers
-        for variable in layer.weights
-    }
+    return {f"{layer.name}/{variable.name}": variable.numpy() for layer in model.layers for variable in layer.weights}
 
 
 def read_keras_file(model: Any, path: Path) -> dict[str, NDArray[np.float32]]:

@@ -21,7 +21,7 @@ def import_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Some lines come before any log level holds, straight from C++.
-    with _captured_stderr():
+    with captured_stderr():
         try:
             importlib.import_module("tensorflow")
             importlib.import_module("absl.logging").set_verbosity("error")
@@ -33,8 +33,8 @@ def import_tensorflow() -> None:
 
 
 @contextmanager
-def _captured_stderr() -> Iterator[None]:
-    """Catch what the process writes to file descriptor 2; show it only if the body raises."""
+def captured_stderr() -> Iterator[None]:
+    """Catch what the process writes to file descriptor 2, C++ included; show it only if the body raises."""
     sys.stderr.flush()
     kept = os.dup(STDERR_FILENO)
     with tempfile.TemporaryFile() as caught:

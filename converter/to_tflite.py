@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from converter.keras_tensors import WEIGHT_LAYERS
 from converter.network import SourceLayer
+from converter.quiet import captured_stderr
 from signatures.errors import AdabetError, InputError
 
 WEIGHT_OPS = (
@@ -34,9 +35,7 @@ def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:
     norms = _batchnorms(model)
     layers = tuple(SourceLayer(layer.name, _scale(norms.get(layer.name))) for layer in weight_layers)
     # The converter drops a bias of zeros from the op; a placeholder keeps it, and is zeroed in the flatbuffer.
-    zero_biases = [
-        layer for layer in weight_layers if layer.use_bias and not np.any(keras.ops.convert_to_numpy(layer.bias))
-    ]
+    zero_biases = [layer for layer in weight_layers if layer.use_bias and not np.any(layer.bias.numpy())]
     for layer in zero_biases:
         layer.bias.assign(np.arange(1, layer.bias.shape[0] + 1, dtype=np.float32))
     try:
@@ -54,11 +53,12 @@ def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:
 
 def _convert(model: Any) -> bytes:
     spec = tf.TensorSpec((1, *model.input.shape[1:]), tf.float32, name="x")
-    inference = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
-    # Without a trackable object the converter freezes the variables; with one it keeps them as resources.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([inference])
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    flatbuffer: bytes = converter.convert()
+    with captured_stderr():
+        inference = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
+        # Without a trackable object the converter freezes the variables; with one it keeps them as resources.
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([inference])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        flatbuffer: bytes = converter.convert()
     return flatbuffer
 
 
@@ -71,7 +71,7 @@ def _batchnorms(model: Any) -> dict[str, Any]:
 def _scale(norm: Any | None) -> NDArray[np.float32] | None:
     if norm is None:
         return None
-    gamma, variance = (keras.ops.convert_to_numpy(v).astype(np.float64) for v in (norm.gamma, norm.moving_variance))
+    gamma, variance = (v.numpy().astype(np.float64) for v in (norm.gamma, norm.moving_variance))
     scale: NDArray[np.float32] = (gamma / np.sqrt(variance + norm.epsilon)).astype(np.float32)
     if not np.isfinite(scale).all():
         raise InputError(f"{norm.name}: γ/√(σ²+ε) is not finite; are these weights damaged?")
@@ -127,7 +127,7 @@ def _check(
 
 def folded_filter(keras_layer: Any, scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Return s·W of a Keras layer in TFLite's layout (see `_weight_op_constants`), float32."""
-    kernel: NDArray[np.float32] = keras.ops.convert_to_numpy(keras_layer.kernel)
+    kernel: NDArray[np.float32] = keras_layer.kernel.numpy()
     factor = np.float32(1) if scale is None else scale
     if _is_depthwise(keras_layer):
         return kernel.transpose(3, 0, 1, 2) * factor

@@ -16,7 +16,7 @@ def write_weights(weights: Mapping[str, Array], path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, **weights)
+            np.savez(file, allow_pickle=False, **weights)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

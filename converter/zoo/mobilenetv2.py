@@ -69,7 +69,7 @@ def build(convention: Convention, image: int, classes: int) -> Any:
         x = _inverted_residual(x, block, convention)
     x = _conv(x, "Conv_1", "Conv_1_bn", convention, LAST_CHANNELS)
     x = keras.layers.ReLU(6.0, name="out_relu")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     logits = keras.layers.Dense(classes, kernel_initializer="zeros", name=HEAD)(x)
     return keras.Model(inputs, logits, name="mobilenetv2")
 

@@ -1,0 +1,135 @@
+"""`python -m converter export | pack | digits | verify`: the host's commands.
+
+Exit codes are those of `python -m ondevice.adapt`: 0 done, 2 usage, 3 bad input, 7 missing capability, 70 our bug;
+`verify` exits 1 if a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from ondevice.selection import check_rho
+from signatures.catalogue import read_bundle
+from signatures.errors import AdabetError, UsageError
+
+DEFAULT_RHOS = "0.05 0.1 0.2 0.4"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m converter", description="Export networks, pack datasets.")
+    commands = p.add_subparsers(dest="command", required=True)
+
+    export = commands.add_parser("export", help="write a bundle for a network of the zoo")
+    export.add_argument("model", help="name in the zoo, mobilenetv2 say")
+    export.add_argument(
+        "--weights", default="imagenet", help="imagenet, keras, torchvision, random, or a .pth, .npz or Keras file"
+    )
+    export.add_argument("--image", type=int, default=224, help="height and width of the input in pixels")
+    export.add_argument("--batch", type=int, default=32, help="batch of the train and gram signatures")
+    export.add_argument("--classes", type=int, help="classes of a fresh head; by default the device makes the head")
+    export.add_argument("--rho", default=DEFAULT_RHOS, help=f"fractions to write train files for ({DEFAULT_RHOS})")
+    export.add_argument("--probe", type=Path, help="dataset to rank the layers on; by default 1/|a| ranks them")
+    export.add_argument("--seed", type=int, default=0, help="of the probed images")
+    export.add_argument("--threads", type=int, default=2)
+    export.add_argument("--out", type=Path, help="bundle folder (default bundles/MODEL)")
+    export.add_argument("--force", action="store_true", help="replace the bundle that --out holds")
+    export.set_defaults(run=_export)
+
+    pack = commands.add_parser("pack", help="pack an image folder (train/test/class or class) or an .npz of arrays")
+    pack.add_argument("source", type=Path)
+    pack.add_argument("out", type=Path)
+    pack.add_argument("--image", type=int, default=224, help="height and width in pixels")
+    pack.add_argument("--seed", type=int, default=0, help="decides the test images of a folder without test/")
+    pack.set_defaults(run=_pack)
+
+    digits = commands.add_parser("digits", help="pack scikit-learn's handwritten digits, the data of the demo")
+    digits.add_argument("out", type=Path)
+    digits.add_argument("--image", type=int, default=160, help="height and width in pixels")
+    digits.set_defaults(run=_digits)
+
+    verify = commands.add_parser("verify", help="check every signature of a bundle against finite differences")
+    verify.add_argument("bundle", type=Path)
+    verify.add_argument("--threads", type=int, default=2)
+    verify.set_defaults(run=_verify)
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except AdabetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
+        return AdabetError.exit_code
+    return code
+
+
+def _rhos(text: str) -> tuple[float, ...]:
+    try:
+        rhos = tuple(sorted({check_rho(float(word)) for word in text.replace(",", " ").split()}))
+    except ValueError:
+        raise UsageError(f"--rho takes numbers like {DEFAULT_RHOS!r}, got {text!r}") from None
+    if len({round(rho * 100) for rho in rhos}) != len(rhos) or any(round(rho * 100) < 1 for rho in rhos):
+        raise UsageError(f"--rho {text!r}: files are named by hundredths, which must differ and be at least 0.01")
+    return rhos
+
+
+def _export(options: argparse.Namespace) -> int:
+    from converter import zoo
+    from converter.export import ExportPlan, export_bundle
+
+    if options.batch < 2:
+        raise UsageError(f"--batch must be at least 2 for a Gram matrix, got {options.batch}")
+    plan = ExportPlan(
+        options.batch,
+        _rhos(options.rho),
+        options.classes is not None,
+        options.probe,
+        options.seed,
+        options.threads,
+    )
+    source = zoo.load(options.model, options.weights, options.image, options.classes)
+    bundle = export_bundle(source, plan, options.out or Path("bundles") / options.model, options.force)
+    manifest = bundle.manifest
+    print(f"{bundle.folder}: {manifest.network}, {manifest.image}×{manifest.image}, {manifest.classes} classes")
+    print(f"weights: {manifest.weights}")
+    print(f"{len(manifest.layers)} layers; train files ranked by {manifest.ranking}:")
+    for entry in manifest.train:
+        print(f"  {entry.file}  ρ {entry.rho:g}  {', '.join(entry.layers)}")
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from converter.pack import pack
+
+    print(pack(options.source, options.out, options.image, options.seed).description)
+    return 0
+
+
+def _digits(options: argparse.Namespace) -> int:
+    from converter.demo_data import write_digits
+
+    print(write_digits(options.out, options.image).description)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from converter.verify import table, verify_bundle
+
+    checks = verify_bundle(read_bundle(options.bundle), options.threads)
+    print(table(checks))
+    return 0 if all(check.passed for check in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""`python -m ondevice.adapt BUNDLE --data DATA`: adapt a network to images on this machine.
+
+stdout carries the result, stderr the conversation. Exit codes: 0 done, 2 usage, 3 bad input (bundle, data),
+4 does not fit the budget, 5 interrupted with a checkpoint, 6 diverged, 7 missing capability, 70 our bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from ondevice.compiled import default_cache
+from ondevice.events import Events
+from ondevice.pipeline import Pipeline, Request
+from ondevice.report import render
+from ondevice.selection import CRITERIA, check_rho
+from signatures.errors import AdabetError, CapabilityError, UsageError
+from signatures.optimizers import Optimizer
+
+DEFAULT_RATES = {"sgd": 0.01, "adam": 0.001}
+RESULTS = ("adapted.tflite", "weights.npz", "report.json")
+"""What a finished run leaves; only `--force` replaces it."""
+TRACES = ("events.jsonl", "work")
+"""What also lies there; of a run that failed, the next one replaces it."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m ondevice.adapt", description=__doc__.split("\n\n")[0])
+    p.add_argument("bundle", type=Path, help="bundle folder written by `make export`")
+    p.add_argument("--data", type=Path, required=True, help="packed dataset or folder of images by class")
+    p.add_argument("--rho", type=float, default=0.1, help="fraction of layers to train (default 0.1)")
+    p.add_argument("--criterion", choices=CRITERIA, default="betti", help="how layers are chosen (default betti)")
+    p.add_argument("--epochs", type=_positive, default=5, help="passes over the training images (default 5)")
+    p.add_argument("--batch", type=_positive, default=32, help="images a step (default 32)")
+    p.add_argument("--lr", type=float, help="peak learning rate (default 0.01 for sgd, 0.001 for adam)")
+    p.add_argument("--optimizer", choices=tuple(DEFAULT_RATES), default="sgd")
+    p.add_argument("--out", type=Path, default=Path("run"), help="run folder to create (default ./run)")
+    p.add_argument("--force", action="store_true", help="replace the run that --out holds")
+    p.add_argument("--seed", type=_natural, default=0, help="order of the images (default 0)")
+    p.add_argument("--threads", type=_positive, default=2, help="threads of the interpreter (default 2)")
+    p.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        request = _request(options)
+        _prepare_run_folder(request.run, options.force)
+        with Events(request.run / "events.jsonl") as events:
+            report = Pipeline(request, events).run()
+    except AdabetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
+        return AdabetError.exit_code
+    print(json.dumps(report.document()) if options.json else render(report))
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def _request(options: argparse.Namespace) -> Request:
+    rate = DEFAULT_RATES[options.optimizer] if options.lr is None else options.lr
+    if not 0.0 < rate < float("inf"):
+        raise UsageError(f"--lr must be a positive number, got {rate:g}")
+    return Request(
+        bundle=options.bundle,
+        data=options.data,
+        run=options.out,
+        cache=default_cache(),
+        criterion=options.criterion,
+        rho=check_rho(options.rho),
+        epochs=options.epochs,
+        batch=options.batch,
+        learning_rate=rate,
+        optimizer=Optimizer(options.optimizer),
+        seed=options.seed,
+        threads=options.threads,
+    )
+
+
+def _prepare_run_folder(run: Path, force: bool) -> None:
+    """Make an empty run folder. UsageError if it holds something, CapabilityError if it cannot be written."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        present = sorted(entry.name for entry in run.iterdir())
+        foreign = [name for name in present if name not in RESULTS + TRACES]
+        if foreign:
+            raise UsageError(f"{run} holds other files ({', '.join(foreign[:3])}): choose another --out")
+        if not force and not set(RESULTS).isdisjoint(present):
+            raise UsageError(f"{run} holds the result of a run: choose another --out, or --force to replace it")
+        for name in present:
+            path = run / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not os.access(run, os.W_OK):
+            raise PermissionError(13, os.strerror(13))
+    except OSError as error:
+        raise CapabilityError(f"cannot write the run folder {run}: {error.strerror}; choose another --out") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The result of a run: report.json, and the few lines that a person reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ondevice.evaluate import Evaluation
+from ondevice.meter import PhaseMemory
+from ondevice.selection import Selection
+from ondevice.training import Epoch
+
+FORMAT = "adabet-report"
+VERSION = 1
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the run was asked to do, after defaults."""
+
+    bundle: str
+    data: str
+    criterion: str
+    rho: float
+    epochs: int
+    batch: int
+    learning_rate: float
+    optimizer: str
+    weight_decay: float
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class TopologyNote:
+    """How b1 was computed."""
+
+    engine: str
+    seconds: float
+    worker_peak_bytes: int | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where it ran."""
+
+    machine: str
+    system: str
+    python: str
+    numpy: str
+    runtime: str
+    cpus: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that `report.json` holds."""
+
+    settings: Settings
+    environment: Environment
+    network: str
+    weights: str
+    dataset: str
+    dataset_fingerprint: str
+    classes: tuple[str, ...]
+    selection: Selection
+    topology: TopologyNote | None
+    train_source: str
+    """bundle, cache or compiled: where the train signature came from."""
+    compile_seconds: float
+    trained_parameters: int
+    before: Evaluation
+    after: Evaluation
+    epochs: tuple[Epoch, ...]
+    step_losses: tuple[float, ...]
+    phases: tuple[PhaseMemory, ...]
+    peak_bytes: int
+    """Largest resident memory of this process over all phases; the topology worker's is apart."""
+    adapted: str
+    adapted_sha256: str
+
+    def document(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+
+def environment(runtime: str) -> Environment:
+    """This machine and its software."""
+    return Environment(
+        machine=platform.machine(),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        numpy=np.__version__,
+        runtime=runtime,
+        cpus=os.cpu_count() or 1,
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write `report.json`, replaced atomically."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(report.document(), indent=1) + "\n")
+    partial.replace(path)
+
+
+def render(report: Report) -> str:
+    """The report for a terminal."""
+    rows = [f"{'layer':28} {'b1':>6} {'|a|':>9} {'b1/|a|':>10}"]
+    for row in report.selection.table:
+        if row.picked:
+            b1 = "" if row.b1 is None else f"{row.b1:.2f}"
+            score = "head" if row.score is None else f"{row.score:.2e}"
+            rows.append(f"{row.layer:28} {b1:>6} {row.activation_size:>9,} {score:>10}")
+    rows.append("")
+    rows.append(f"{'phase':10} {'seconds':>8} {'peak MiB':>9} {'anonymous':>10} {'file':>6}")
+    for phase in report.phases:
+        sizes = [f"{v / _MIB:.0f}" if v is not None else "?" for v in (phase.anonymous_bytes, phase.file_bytes)]
+        rows.append(
+            f"{phase.name:10} {phase.seconds:>8.1f} {phase.peak_bytes / _MIB:>9.0f} {sizes[0]:>10} {sizes[1]:>6}"
+        )
+    losses = " → ".join(f"{epoch.loss:.3f}" for epoch in report.epochs)
+    rows += [
+        "",
+        f"train signature  {report.train_source} ({report.compile_seconds:.2f} s), "
+        f"{report.trained_parameters:,} parameters",
+        f"loss by epoch    {losses}",
+        f"test accuracy    {report.before.accuracy:.1%} → {report.after.accuracy:.1%} ({report.after.images} images)",
+        f"adapted model    {report.adapted}",
+    ]
+    return "\n".join(rows)
