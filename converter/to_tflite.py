@@ -34,21 +34,32 @@ def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:
     weight_layers = [layer for layer in model.layers if isinstance(layer, WEIGHT_LAYERS)]
     norms = _batchnorms(model)
     layers = tuple(SourceLayer(layer.name, _scale(norms.get(layer.name))) for layer in weight_layers)
-    # The converter drops a bias of zeros from the op; a placeholder keeps it, and is zeroed in the flatbuffer.
-    zero_biases = [layer for layer in weight_layers if layer.use_bias and not np.any(layer.bias.numpy())]
-    for layer in zero_biases:
-        layer.bias.assign(np.arange(1, layer.bias.shape[0] + 1, dtype=np.float32))
+    zero_biases = {
+        index: variable
+        for index, layer in enumerate(weight_layers)
+        if (variable := _zero_bias(layer, norms.get(layer.name))) is not None
+    }
+    # The converter drops a bias of zeros, or lets several ops share one tensor; distinct placeholders prevent both.
+    for index, variable in zero_biases.items():
+        variable.assign(np.linspace(index + 1, index + 2, variable.shape[0], endpoint=False, dtype=np.float32))
     try:
         flatbuffer = bytearray(_convert(model))
     finally:
-        for layer in zero_biases:
-            layer.bias.assign(np.zeros(layer.bias.shape, np.float32))
+        for variable in zero_biases.values():
+            variable.assign(np.zeros(variable.shape, np.float32))
     constants = _weight_op_constants(flatbuffer)
     _check(weight_layers, layers, constants)
-    for layer, (_, bias) in zip(weight_layers, constants, strict=True):
-        if layer in zero_biases:
-            bias[:] = 0
+    for index in zero_biases:
+        constants[index][1][:] = 0
     return bytes(flatbuffer), layers
+
+
+def _zero_bias(layer: Any, norm: Any | None) -> Any | None:
+    """Return the variable that shifts the layer's folded bias, if that bias is all zeros; else None."""
+    parts = [layer.bias] if layer.use_bias else []
+    if norm is not None:
+        parts += [norm.moving_mean, norm.beta]
+    return None if not parts or any(np.any(part.numpy()) for part in parts) else parts[-1]
 
 
 def _convert(model: Any) -> bytes:

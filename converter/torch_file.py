@@ -24,6 +24,8 @@ from signatures.errors import InputError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+PICKLE_START = b"\x80"
+ZIP_START = b"PK\x03\x04"
 MAX_DIMENSIONS = 32
 
 Arrays = dict[str, NDArray[Any]]
@@ -42,13 +44,13 @@ def read_torch(path: Path) -> Arrays:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     try:
-        return _read_zip(path) if mapped[:4] == b"PK\x03\x04" else _read_legacy(mapped)
+        return _read_zip(path) if mapped[:4] == ZIP_START else _read_legacy(mapped)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def _read_legacy(mapped: mmap.mmap) -> Arrays:
-    if interpret(mapped) != MAGIC or interpret(mapped) != PROTOCOL:
+    if mapped[:1] != PICKLE_START or interpret(mapped) != MAGIC or interpret(mapped) != PROTOCOL:
         raise InputError("no PyTorch file: neither the legacy magic number nor a zip archive")
     match interpret(mapped):
         case {"little_endian": True}:

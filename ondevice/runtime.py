@@ -44,11 +44,12 @@ class LoadedModel:
         self._signatures = {signature.name: signature for signature in model.signatures}
         self._path = path
         _, module = interpreter_module()
-        with _native_messages() as messages:
-            try:
+        messages: list[str] = []
+        try:
+            with _native_messages() as messages:
                 self._interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
-            except (ValueError, RuntimeError) as error:
-                raise InputError(f"the interpreter refuses {path}: {error} {messages()}".strip()) from None
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"the interpreter refuses {path}: {error} {''.join(messages)}".strip()) from None
         self._runners: dict[str, Any] = {}
 
     def call(self, name: str, inputs: Mapping[str, Array] | None = None) -> Mapping[str, Array]:
@@ -65,36 +66,36 @@ class LoadedModel:
             if value is None or value.shape != tensor.shape or value.dtype.name != tensor.dtype:
                 got = "nothing" if value is None else f"{value.dtype}{list(value.shape)}"
                 raise InputError(f"{name} takes {key!r} as {tensor.dtype}{list(tensor.shape)}, got {got}")
+        messages: list[str] = []
         try:
-            results: Mapping[str, Array] = self._runner(name)(**inputs)
+            if name in self._runners:
+                results: Mapping[str, Array] = self._runners[name](**inputs)
+                return results
+            with _native_messages() as messages:  # the first call prepares the graph and may have something to say
+                runner = self._interpreter.get_signature_runner(name)
+                results = runner(**inputs)
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"signature {name!r} of {self._path} does not run: {error}") from None
+            said = "".join(messages)
+            raise InputError(f"signature {name!r} of {self._path} does not run: {error} {said}".strip()) from None
+        self._runners[name] = runner
         return results
-
-    def _runner(self, name: str) -> Any:
-        if name not in self._runners:
-            with _native_messages():
-                self._runners[name] = self._interpreter.get_signature_runner(name)
-        return self._runners[name]
 
 
 @contextlib.contextmanager
-def _native_messages() -> Iterator[Any]:
+def _native_messages() -> Iterator[list[str]]:
     """Keep what native code writes to stderr ("INFO: Created TensorFlow Lite XNNPACK delegate …") off the terminal.
 
-    Yields a function that returns what was written so far, for the message of an error.
+    Yields a list that holds what was written, once the block has ended: for the message of an error.
     """
+    written: list[str] = []
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
-
-        def text() -> str:
-            file.seek(0)
-            return file.read().decode(errors="replace").strip()
-
         try:
-            yield text
+            yield written
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+            file.seek(0)
+            written.append(file.read().decode(errors="replace").strip())

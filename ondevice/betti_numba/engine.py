@@ -1,4 +1,4 @@
-"""First Betti numbers of Gram matrices: Numba in a process of its own, or NumPy in this one.
+"""First Betti numbers of Gram matrices: NumPy in this process, or Numba in one of its own where that pays.
 
 This process never loads Numba: the worker's memory, which is larger than the rest of the program's, comes back
 when it exits. NumPy gives the same numbers, so a worker that fails costs time, not the run.
@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from ondevice.betti_numba import numpy_path
 from ondevice.betti_numba.geometry import squared_distances
 
+# What a worker has to save before it is worth its start, in k·n³ of NumPy's inner loop: loading Numba takes 2 s and
+# 160 MiB, and at n = 32 NumPy is done with all layers of a network in a hundredth of that (docs/decisions.md).
+_WORTH_A_WORKER = 10**9
 # The first run compiles the kernels: seconds here, up to minutes on a slow board.
 _WORKER_TIMEOUT_S = 600
 
@@ -61,12 +64,19 @@ def first_betti(gram: NDArray[np.float32] | NDArray[np.float64], cache_dir: Path
         InputError: wrong dtype or shape; NaN or infinity, naming the matrix.
     """
     d2 = squared_distances(gram)
+    k, n, _ = d2.shape
+    if k * n**3 < _WORTH_A_WORKER:
+        return _in_this_process(d2, f"{k} matrices of {n} points take less than a worker's start")
     try:
         return _in_worker(gram, cache_dir / "numba")
     except _WorkerError as error:
-        start = time.perf_counter()
-        b1 = numpy_path.betti_numbers(d2)
-        return Topology(b1, "numpy", time.perf_counter() - start, None, f"{error}: computed with NumPy instead")
+        return _in_this_process(d2, f"{error}: computed with NumPy instead")
+
+
+def _in_this_process(d2: NDArray[np.float64], why: str) -> Topology:
+    start = time.perf_counter()
+    b1 = numpy_path.betti_numbers(d2)
+    return Topology(b1, "numpy", time.perf_counter() - start, None, why)
 
 
 def _in_worker(gram: NDArray[np.float32] | NDArray[np.float64], compiled: Path) -> Topology:

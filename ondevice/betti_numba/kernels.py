@@ -28,14 +28,25 @@ def _compiled(signature: object) -> Callable[[_F], _F]:
     return cast("Callable[[_F], _F]", njit(signature, cache=_CACHE))
 
 
+@_compiled(types.int64(types.int64[::1], types.int64))
+def _root(parent: NDArray[np.int64], point: int) -> int:
+    """The representative of a point's component; halves the path on the way."""
+    while parent[point] != point:
+        parent[point] = parent[parent[point]]
+        point = parent[point]
+    return point
+
+
 @_compiled(types.UniTuple(types.int64, 2)(_MATRIX, _TIED))
 def _label_edges(d2: NDArray[np.float64], tied: NDArray[np.int64]) -> tuple[int, int]:
-    """Count the RNG edges, and those of them in a tied triangle.
+    """Count the independent cycles of the RNG, and those of its edges that lie in a tied triangle.
 
+    Union-find: an edge within a component closes a cycle, any other joins two components.
     ``tied`` [n, n] receives the number of each tied RNG edge, from 0 up, and −1 elsewhere.
     """
     n = d2.shape[0]
-    edges = 0
+    parent = np.arange(n)
+    cycles = 0
     tied_edges = 0
     tied[:] = -1
     for u in range(n):
@@ -51,11 +62,15 @@ def _label_edges(d2: NDArray[np.float64], tied: NDArray[np.int64]) -> tuple[int,
                 if longer == length and w != u and w != v:
                     is_tied = True
             if in_rng:
-                edges += 1
+                root_u, root_v = _root(parent, u), _root(parent, v)
+                if root_u == root_v:
+                    cycles += 1
+                else:
+                    parent[root_u] = root_v
                 if is_tied:
                     tied[u, v] = tied[v, u] = tied_edges
                     tied_edges += 1
-    return edges, tied_edges
+    return cycles, tied_edges
 
 
 @_compiled(types.int64(types.uint64[::1], types.int64))
@@ -113,8 +128,7 @@ def _betti_numbers(d2: NDArray[np.float64]) -> NDArray[np.int64]:
     b1 = np.empty(k, dtype=np.int64)
     tied = np.empty((n, n), dtype=np.int64)
     for index in range(k):
-        edges, tied_edges = _label_edges(d2[index], tied)
-        cycle_rank = edges - n + 1
+        cycle_rank, tied_edges = _label_edges(d2[index], tied)
         b1[index] = cycle_rank - _tie_rank(d2[index], tied, tied_edges, cycle_rank)
     return b1
 

@@ -249,6 +249,12 @@ def test_zip_bombs_and_other_machines_are_refused(tmp_path: Path) -> None:
         read_torch(write(tmp_path, big_endian))
 
 
+@pytest.mark.parametrize("content", [b"", b"hello world", pickled({"a": 1}), zip_file(b"", {})[:-22]])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(InputError, match=r"weights\.pth: (cannot be read|no PyTorch file|damaged)"):
+        read_torch(write(tmp_path, content))
+
+
 def test_a_checkpoint_around_the_state_dict_says_what_to_save(tmp_path: Path) -> None:
     state = pickled({"epoch": 1, "state_dict": {"a": tensor("7", 24, (24,), (1,))}})
     with pytest.raises(InputError, match=r"epoch, state_dict.*model\.state_dict\(\)"):

@@ -78,6 +78,16 @@ def test_converted_logits_are_keras_logits_at_224() -> None:
     assert_same_logits(logits(to_tflite.to_tflite(model)[0], x), model(x, training=False).numpy())
 
 
+def test_zero_biases_stay_tensors_of_their_own() -> None:
+    model = build("keras", 32, 7)
+    flatbuffer, layers = to_tflite.to_tflite(model)
+    biases = [bias for _, bias in to_tflite._weight_op_constants(bytearray(flatbuffer))]
+    assert len(biases) == len(layers) == 53
+    assert not any(bias.any() for bias in biases)
+    values = keras_tensors.tensors_of(model)
+    assert not any(values[name].any() for name in values if name.endswith(("/bias", "/beta")))
+
+
 def test_layers_and_folded_scale(torch_model: Any, converted: Any) -> None:
     flatbuffer, layers = converted
     names = [layer.name for layer in layers]
@@ -109,13 +119,18 @@ def test_a_conversion_that_swaps_layers_is_noticed(torch_model: Any, converted: 
         to_tflite._check(weight_layers, layers, constants)
 
 
+def keras_network(image: int) -> Any:
+    model = tf.keras.applications.MobileNetV2((image, image, 3), weights=None, classifier_activation=None)
+    keras_tensors.randomise(model, ZOO_ENTRY.preprocessing["keras"], ())
+    return model
+
+
 @pytest.mark.parametrize("image", [96, 97])
 def test_keras_convention_is_keras_own_network(image: int) -> None:
-    ours = random_model("keras", image)
-    theirs = tf.keras.applications.MobileNetV2((image, image, 3), weights=None, classifier_activation=None)
-    values = keras_tensors.tensors_of(ours)
-    for layer in theirs.layers:
-        layer.set_weights([values[f"{layer.name}/{variable.name}"] for variable in layer.weights])
+    theirs = keras_network(image)
+    ours = build("keras", image, 1000)
+    weights = WeightSet("keras", keras_tensors.tensors_of(theirs), "theirs", None)
+    keras_tensors.assign(ours, weights, {}, ())
     x = inputs_of(image)
     np.testing.assert_allclose(ours(x).numpy(), theirs(x).numpy(), rtol=1e-4, atol=1e-4)
 
@@ -159,24 +174,18 @@ def test_a_number_of_classes_brings_a_zero_head_with_its_bias(capfd: pytest.Capt
     assert (written.out, written.err) == ("", "")
 
 
-@pytest.fixture(scope="module")
-def theirs() -> Any:
-    model = tf.keras.applications.MobileNetV2((96, 96, 3), weights=None, classifier_activation=None)
-    keras_tensors.randomise(model, ZOO_ENTRY.preprocessing["keras"], ())
-    return model
-
-
-@pytest.mark.parametrize("suffix", [".h5", ".weights.h5", ".keras"])
-def test_keras_files_round_trip(theirs: Any, tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"network{suffix}"
-    theirs.save_weights(path) if suffix == ".weights.h5" else theirs.save(path)
-    got = ZOO_ENTRY.sources.keras_tensors(str(path), 96)
+def test_keras_files_round_trip(tmp_path: Path) -> None:
+    theirs = keras_network(96)
     expected = keras_tensors.tensors_of(theirs)
-    assert set(got) == set(expected)
-    assert all(np.array_equal(got[name], expected[name]) for name in expected)
-    path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(InputError, match="network"):
-        ZOO_ENTRY.sources.keras_tensors(str(path), 96)
+    for suffix in (".h5", ".weights.h5", ".keras"):
+        path = tmp_path / f"network{suffix}"
+        theirs.save_weights(path) if suffix == ".weights.h5" else theirs.save(path)
+        got = ZOO_ENTRY.sources.keras_tensors(str(path), 96)
+        assert set(got) == set(expected)
+        assert all(np.array_equal(got[name], expected[name]) for name in expected)
+        path.write_bytes(path.read_bytes()[:100_000])
+        with pytest.raises(InputError, match="network"):
+            ZOO_ENTRY.sources.keras_tensors(str(path), 96)
 
 
 def torch_values(model: Any) -> dict[str, NDArray[Any]]:

@@ -26,6 +26,12 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(autouse=True)
+def _any_cloud_is_worth_a_worker(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "as_shipped" not in request.keywords:
+        monkeypatch.setattr(engine, "_WORTH_A_WORKER", 0)
+
+
 def assert_numpy_did_it(topology: engine.Topology, why: str) -> None:
     assert topology.engine == "numpy"
     assert topology.worker_peak_bytes is None
@@ -37,6 +43,11 @@ def broken_numba(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> 
     """Put a module named numba, which this process finds but does not import, where the worker will import it."""
     (folder / "numba.py").write_text(source)
     monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.as_shipped
+def test_few_small_clouds_are_not_worth_a_worker(cache_dir: Path) -> None:
+    assert_numpy_did_it(engine.first_betti(GRAMS, cache_dir), "less than a worker's start")
 
 
 def test_worker_computes(cache_dir: Path) -> None:
@@ -128,6 +139,7 @@ from pathlib import Path
 import numpy as np
 import ondevice.betti_numba
 from ondevice.betti_numba import engine
+engine._WORTH_A_WORKER = 0
 topology = engine.first_betti(np.eye(4)[None], Path(sys.argv[1]))
 print(topology.engine, "numba" in sys.modules, "llvmlite" in sys.modules)
 """
