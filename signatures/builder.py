@@ -171,7 +171,9 @@ class GraphBuilder:
 
     def depthwise_conv_2d(self, x: Tensor, filters: Tensor, bias: Tensor | None, **fields: int) -> Tensor:
         """Depthwise convolution of NHWC `x` with `filters` [1, h, w, channels · multiplier]."""
-        options = Options("DepthwiseConv2DOptions", {"Padding": VALID, "StrideW": 1, "StrideH": 1, **fields})
+        multiplier = filters.shape[3] // x.shape[3]  # the builtin kernel infers it, XNNPACK declines without it
+        defaults = {"Padding": VALID, "StrideW": 1, "StrideH": 1, "DepthMultiplier": multiplier}
+        options = Options("DepthwiseConv2DOptions", {**defaults, **fields})
         return self.emit("DEPTHWISE_CONV_2D", (x, filters, bias or self.zeros(filters.shape[3])), options, version=2)
 
     # Variables --------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def _broadcast(inputs: Inputs, _options: Options) -> Value:
 
 
 @_rule(
-    "RELU", "RELU6", "LOGISTIC", "TANH", "EXP", "LOG", "SQRT", "RSQRT", "SQUARE", "ABS", "NEG", "SIGN",
+    "RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "TANH", "EXP", "LOG", "SQRT", "RSQRT", "SQUARE", "ABS", "NEG", "SIGN",
     "SOFTMAX", "LOG_SOFTMAX",
 )  # fmt: skip
 def _unary(inputs: Inputs, _options: Options) -> Value:

