@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from ondevice.probe import MIN_POINTS
 from ondevice.selection import check_rho
 from signatures.catalogue import read_bundle
 from signatures.errors import AdabetError, UsageError
@@ -88,8 +89,9 @@ def _export(options: argparse.Namespace) -> int:
     from converter import zoo
     from converter.export import ExportPlan, export_bundle
 
-    if options.batch < 2:
-        raise UsageError(f"--batch must be at least 2 for a Gram matrix, got {options.batch}")
+    smallest = MIN_POINTS if options.probe else 2
+    if options.batch < smallest:
+        raise UsageError(f"--batch must be at least {smallest} to compare images, got {options.batch}")
     plan = ExportPlan(
         options.batch,
         _rhos(options.rho),

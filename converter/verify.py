@@ -1,8 +1,8 @@
 """Verify a bundle: every signature runs, agrees with the others, and its gradients agree with finite differences.
 
 A gradient is checked along itself: for each parameter p with gradient g, the loss at p ± h·g/|g| gives
-(loss₊ − loss₋)/2h, which must be |g|. Losses are float32, so h is chosen to move the loss by about a hundredth;
-ReLU kinks within h leave errors of a few parts in a thousand.
+(loss₊ − loss₋)/2h, which must be |g|. Curvature and ReLU kinks within h leave errors that shrink with h, rounding
+leaves others that grow: h starts large and is made smaller until the two agree, or rounding takes over.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ GRADIENT_TOLERANCE = 0.02
 """Relative; for a whole parameter along its gradient."""
 AGREEMENT_TOLERANCE = 1e-4
 """Relative, between signatures that compute the same."""
-_LOSS_CHANGE = 0.02
+_LOSS_CHANGES = (0.02, 0.002, 0.0002)
+"""How far h moves the loss, about. Logits are float32: below this, deep networks give slopes of noise."""
 _SEED = 0
 
 
@@ -103,11 +104,12 @@ def _verify_model(bundle: Bundle, generator: np.random.Generator, threads: int) 
         )
     ]  # fmt: skip
     grams = model.call("gram", {"x": x})
-    worst = 0.0
+    errors = []
     for name in body:
         centred = stacked[name].astype(np.float64)
         centred -= centred.mean(axis=0)
-        worst = max(worst, _difference(grams[name], centred @ centred.T))
+        errors.append(_difference(grams[name], centred @ centred.T))
+    worst = float(np.max(errors))  # NaN if one of them is, unlike max()
     checks.append(Check(MODEL, "gram", f"equals A·Aᵀ of {len(body)} layers, worst", worst, AGREEMENT_TOLERANCE))
     return checks
 
@@ -125,7 +127,7 @@ def _verify_train(bundle: Bundle, entry: TrainEntry, generator: np.random.Genera
     }
     model.call("set_weights", start)
     kept = model.call("get_weights")
-    copied = max(_difference(kept[name], value) for name, value in start.items())
+    copied = float(np.max([_difference(kept[name], value) for name, value in start.items()]))
     checks = [Check(entry.file, "set_weights", "get_weights returns what was set", copied, 0.0)]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -156,16 +158,22 @@ def _finite_difference(
     entry: TrainEntry, model: LoadedModel, p: Parameter, start: Mapping[str, Array], x: Array, y: Array, g: Array
 ) -> Check:
     norm = float(np.linalg.norm(g.astype(np.float64)))
-    direction = g / (norm or 1.0)
-    h = min(_LOSS_CHANGE / (norm or 1.0), 0.05 * float(np.linalg.norm(start[p.name])))
-    losses = []
-    for sign in (1, -1):
-        moved = (start[p.name] + sign * h * direction).astype(np.float32)
-        model.call("set_weights", {**start, p.name: moved})
-        losses.append(_cross_entropy(model.call("infer", {"x": x})["logits"].astype(np.float64), y))
-    slope = (losses[0] - losses[1]) / (2 * h)
-    error = abs(slope - norm) / (norm or 1.0)
-    return Check(entry.file, "train", f"gradient of {p.name}", error, GRADIENT_TOLERANCE)
+
+    def error(loss_change: float) -> float:
+        h = min(loss_change / norm, 0.05 * float(np.linalg.norm(start[p.name])))
+        losses = []
+        for sign in (1, -1):
+            moved = (start[p.name] + sign * h / norm * g).astype(np.float32)
+            model.call("set_weights", {**start, p.name: moved})
+            losses.append(_cross_entropy(model.call("infer", {"x": x})["logits"].astype(np.float64), y))
+        return abs((losses[0] - losses[1]) / (2 * h) / norm - 1)
+
+    smallest = np.inf
+    for loss_change in _LOSS_CHANGES if norm > 0 else ():  # a gradient of zeros never passes: nothing would train
+        smallest = min(smallest, error(loss_change))
+        if smallest <= GRADIENT_TOLERANCE:
+            break
+    return Check(entry.file, "train", f"gradient of {p.name}", smallest, GRADIENT_TOLERANCE)
 
 
 def _verify_step(
@@ -177,7 +185,8 @@ def _verify_step(
     rate = np.array(0.1 / max(norms), np.float32)
     loss = model.call("train", {"x": x, "y": y, "learning_rate": rate})["loss"]
     moved = model.call("get_weights")
-    worst = max(_difference(moved[name], start[name].astype(np.float64) - float(rate) * result[name]) for name in start)
+    errors = [_difference(moved[name], start[name].astype(np.float64) - float(rate) * result[name]) for name in start]
+    worst = float(np.max(errors))
     return [
         Check(
             entry.file, "train", "loss before the step",

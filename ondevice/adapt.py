@@ -7,27 +7,31 @@ stdout carries the result, stderr the conversation. Exit codes: 0 done, 2 usage,
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ondevice.compiled import default_cache
 from ondevice.events import Events
-from ondevice.pipeline import Pipeline, Request
+from ondevice.pipeline import RESULTS, Pipeline, Request
+from ondevice.probe import MIN_POINTS
 from ondevice.report import render
 from ondevice.selection import CRITERIA, check_rho
 from signatures.errors import AdabetError, CapabilityError, UsageError
 from signatures.optimizers import Optimizer
 
-DEFAULT_RATES = {"sgd": 0.01, "adam": 0.001}
-RESULTS = ("adapted.tflite", "weights.npz", "report.json")
-"""What a finished run leaves; only `--force` replaces it."""
+DEFAULT_RATES = {"sgd": 0.03, "adam": 0.001}
 TRACES = ("events.jsonl", "work")
-"""What also lies there; of a run that failed, the next one replaces it."""
+"""What lies in a run folder beside the result, which only `--force` replaces; the next run starts them anew."""
+_SMALLEST_RATE, _LARGEST_RATE = 2.0**-126, 2.0**127
+"""The train signature takes a float32; outside of this it would get a zero or an infinity."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--criterion", choices=CRITERIA, default="betti", help="how layers are chosen (default betti)")
     p.add_argument("--epochs", type=_positive, default=5, help="passes over the training images (default 5)")
     p.add_argument("--batch", type=_positive, default=32, help="images a step (default 32)")
-    p.add_argument("--lr", type=float, help="peak learning rate (default 0.01 for sgd, 0.001 for adam)")
+    p.add_argument("--lr", type=float, help="peak learning rate (default 0.03 for sgd, 0.001 for adam)")
     p.add_argument("--optimizer", choices=tuple(DEFAULT_RATES), default="sgd")
     p.add_argument("--out", type=Path, default=Path("run"), help="run folder to create (default ./run)")
     p.add_argument("--force", action="store_true", help="replace the run that --out holds")
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         request = _request(options)
         _prepare_run_folder(request.run, options.force)
-        with Events(request.run / "events.jsonl") as events:
+        with _full_disk_told(request.run), Events(request.run / "events.jsonl") as events:
             report = Pipeline(request, events).run()
     except AdabetError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,23 +73,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
 
 
 def _natural(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is negative")
     return value
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def _request(options: argparse.Namespace) -> Request:
     rate = DEFAULT_RATES[options.optimizer] if options.lr is None else options.lr
-    if not 0.0 < rate < float("inf"):
-        raise UsageError(f"--lr must be a positive number, got {rate:g}")
+    if not _SMALLEST_RATE <= rate <= _LARGEST_RATE:
+        raise UsageError(f"--lr must be a positive number that fits float32, got {rate:g}")
+    if options.criterion == "betti" and options.batch < MIN_POINTS:
+        raise UsageError(f"--batch must be at least {MIN_POINTS} for criterion betti: fewer images make no loop")
     return Request(
         bundle=options.bundle,
         data=options.data,
@@ -102,8 +115,22 @@ def _request(options: argparse.Namespace) -> Request:
     )
 
 
+@contextmanager
+def _full_disk_told(run: Path) -> Iterator[None]:
+    """Raise CapabilityError where a file of the run cannot be written for want of room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise CapabilityError(f"cannot write to {run}: {error.strerror}; make room, or choose another --out") from None
+
+
 def _prepare_run_folder(run: Path, force: bool) -> None:
-    """Make an empty run folder. UsageError if it holds something, CapabilityError if it cannot be written."""
+    """Make a run folder without traces of an older run; its result stays until the new one is there.
+
+    UsageError if the folder holds something else, or a result and not `force`; CapabilityError if it cannot be written.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
         present = sorted(entry.name for entry in run.iterdir())
@@ -112,7 +139,7 @@ def _prepare_run_folder(run: Path, force: bool) -> None:
             raise UsageError(f"{run} holds other files ({', '.join(foreign[:3])}): choose another --out")
         if not force and not set(RESULTS).isdisjoint(present):
             raise UsageError(f"{run} holds the result of a run: choose another --out, or --force to replace it")
-        for name in present:
+        for name in set(TRACES).intersection(present):
             path = run / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if not os.access(run, os.W_OK):

@@ -4,6 +4,7 @@ open → probe → rank → compile → train → export → evaluate.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,19 +25,21 @@ from ondevice.probe import gram_matrices
 from ondevice.report import Report, Settings, TopologyNote, environment, write_report
 from ondevice.runtime import LoadedModel, interpreter_module
 from ondevice.selection import Selection, select
-from ondevice.training import Epoch, Schedule, train_epoch, trained_weights
+from ondevice.training import Epoch, Schedule, check_trains, train_epoch, trained_weights
 from signatures.build import inference_model
 from signatures.catalogue import Bundle, file_sha256, read_bundle
-from signatures.errors import InputError
+from signatures.errors import DivergedError, InputError
 from signatures.graph import Array, Graph
 from signatures.layers import Layer, find_layers, head_of
 from signatures.optimizers import Optimizer
 from signatures.passes import with_constants, with_new_head
-from signatures.subset import subset_of
+from signatures.subset import Subset, subset_of
 from signatures.tflite_io import write_model
 
 PROBE_BATCHES = 4
 """As in the reference code; fewer where the data have fewer images."""
+ADAPTED, WEIGHTS, REPORT = RESULTS = ("adapted.tflite", "weights.npz", "report.json")
+"""What a finished run leaves. They come into the run folder together, the report last."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Request:
     bundle: Path
     data: Path
     run: Path
-    """An existing, empty, writable folder."""
+    """An existing, writable folder that holds the result of an older run at most, which a finished run replaces."""
     cache: Path
     criterion: str
     rho: float
@@ -97,14 +100,15 @@ class Pipeline:
         with self._phase("before"):
             before = self._evaluate(opened, opened.network, self.workspace / "before.tflite")
         with self._phase("train"):
-            weights, epochs, losses = self._train(opened, compiled)
-        adapted = request.run / "adapted.tflite"
+            weights, epochs, losses = self._train(opened, compiled, subset)
+        adapted = self.workspace / ADAPTED
         with self._phase("export"):
-            write_weights(weights, request.run / "weights.npz")
+            write_weights(weights, self.workspace / WEIGHTS)
             final = with_constants(opened.network, {p.slot: weights[p.name] for p in subset.parameters()})
         with self._phase("evaluate"):
             after = self._evaluate(opened, final, adapted)
-        shutil.rmtree(self.workspace)
+            if not math.isfinite(after.loss):
+                raise DivergedError(f"the adapted network's test loss is {after.loss}: try a smaller --lr")
         report = Report(
             settings=self._settings(),
             environment=environment(runtime),
@@ -124,12 +128,21 @@ class Pipeline:
             step_losses=losses,
             phases=tuple(self.meter.phases),
             peak_bytes=self.meter.peak_bytes,
-            adapted=str(adapted),
+            adapted=str(request.run / ADAPTED),
             adapted_sha256=file_sha256(adapted),
         )
-        write_report(report, request.run / "report.json")
+        write_report(report, self.workspace / REPORT)
+        self._publish()
         self.events.emit("done", accuracy=after.accuracy)
         return report
+
+    def _publish(self) -> None:
+        """Move the result into the run folder, in place of an older one; where a report lies, all of its run does."""
+        run = self.request.run
+        (run / REPORT).unlink(missing_ok=True)
+        for name in RESULTS:
+            (self.workspace / name).replace(run / name)
+        shutil.rmtree(self.workspace)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -190,10 +203,11 @@ class Pipeline:
         return first_betti(grams.reshape(-1, size, size), self.request.cache)
 
     def _train(
-        self, opened: _Opened, compiled: TrainFile
+        self, opened: _Opened, compiled: TrainFile, subset: Subset
     ) -> tuple[Mapping[str, Array], tuple[Epoch, ...], tuple[float, ...]]:
         request, split = self.request, opened.dataset.train
         model = LoadedModel(compiled.path, request.threads)
+        check_trains(model, compiled.path, subset)
         steps = request.epochs * (len(split) // request.batch)
         schedule = Schedule(request.learning_rate, steps)
 

@@ -16,6 +16,9 @@ from signatures.graph import Graph
 from signatures.layers import Layer
 from signatures.tflite_io import write_model
 
+MIN_POINTS = 4
+"""Images a batch: three points make no loop, b1 would be 0 for every layer."""
+
 
 def gram_matrices(
     network: Graph,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from signatures.errors import CapabilityError, InputError
-from signatures.graph import Array
+from signatures.graph import Array, Signature
 from signatures.tflite_io import read_model
 
 _RUNTIMES = (
@@ -23,14 +23,26 @@ _RUNTIMES = (
 
 
 def interpreter_module() -> tuple[str, Any]:
-    """(distribution with version, module with `Interpreter`). CapabilityError if no runtime is installed."""
+    """(distribution with version, module with `Interpreter`). CapabilityError if no runtime can be imported."""
+    reasons = []
     for distribution, module in _RUNTIMES:
-        with contextlib.suppress(ImportError):
+        try:
             loaded = importlib.import_module(module)
-            return f"{distribution} {importlib.metadata.version(distribution)}", loaded
+        except ImportError as error:
+            reasons.append(str(error))
+            continue
+        return f"{distribution} {_version(distribution)}", loaded
     raise CapabilityError(
-        "no TFLite interpreter is installed: pip install ai-edge-litert (on Termux: pkg install python-tflite-runtime)"
+        "no TFLite interpreter can be imported: pip install ai-edge-litert (on Termux: pkg install "
+        f"python-tflite-runtime). Python says: {'; '.join(reasons)}"
     )
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:  # a nightly build, or a package of the system's
+        return "of unknown version"
 
 
 class LoadedModel:
@@ -52,6 +64,10 @@ class LoadedModel:
             raise InputError(f"the interpreter refuses {path}: {error} {''.join(messages)}".strip()) from None
         self._runners: dict[str, Any] = {}
 
+    def results(self, name: str) -> Mapping[str, tuple[int, ...]]:
+        """Result names of signature `name` and their shapes. InputError if the file has no such signature."""
+        return {key: tensor.shape for key, tensor in self._signature(name).outputs.items()}
+
     def call(self, name: str, inputs: Mapping[str, Array] | None = None) -> Mapping[str, Array]:
         """Invoke signature `name`: arrays by argument name in, arrays by result name out (copies).
 
@@ -59,9 +75,7 @@ class LoadedModel:
         interpreter cannot prepare or run it.
         """
         inputs = inputs or {}
-        if name not in self._signatures:
-            raise InputError(f"{self._path} has no signature {name!r} (it has: {', '.join(self._signatures)})")
-        for key, tensor in self._signatures[name].inputs.items():
+        for key, tensor in self._signature(name).inputs.items():
             value = inputs.get(key)
             if value is None or value.shape != tensor.shape or value.dtype.name != tensor.dtype:
                 got = "nothing" if value is None else f"{value.dtype}{list(value.shape)}"
@@ -79,6 +93,11 @@ class LoadedModel:
             raise InputError(f"signature {name!r} of {self._path} does not run: {error} {said}".strip()) from None
         self._runners[name] = runner
         return results
+
+    def _signature(self, name: str) -> Signature:
+        if name not in self._signatures:
+            raise InputError(f"{self._path} has no signature {name!r} (it has: {', '.join(self._signatures)})")
+        return self._signatures[name]
 
 
 @contextlib.contextmanager

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ondevice.dataset import Split, to_input, training_batches
 from ondevice.runtime import LoadedModel
 from signatures.catalogue import Preprocessing
-from signatures.errors import DivergedError
+from signatures.errors import DivergedError, InputError
 from signatures.graph import Array
+from signatures.subset import Subset
 
 WARM_UP = 0.1
 """Fraction of all steps over which the learning rate rises from zero."""
@@ -42,6 +44,14 @@ class Epoch:
     loss: float
     """Mean over the steps."""
     seconds: float
+
+
+def check_trains(model: LoadedModel, path: Path, subset: Subset) -> None:
+    """InputError unless the train file holds exactly the parameters of `subset`; a manifest may claim what it likes."""
+    found = dict(model.results("get_weights"))
+    expected = {p.name: p.shape for p in subset.parameters()}
+    if found != expected:
+        raise InputError(f"{path} trains {', '.join(found)}, not {', '.join(expected)} as its manifest says")
 
 
 def train_epoch(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,8 +166,9 @@ def _check_file(folder: Path, entry: FileEntry) -> None:
             raise InputError(f"{path} has {size} bytes, the manifest says {entry.n_bytes}: copy the bundle again")
         if file_sha256(path) != entry.sha256:
             raise InputError(f"{path} does not have the sha256 of the manifest: copy the bundle again")
-    except OSError as error:
-        raise InputError(f"cannot read {path} of the bundle: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {str(path)!r} of the bundle: {why}") from None
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -176,7 +178,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise InputError(
             f"{path.parent} is no bundle: cannot read {path.name} ({error.strerror}); `make export` writes bundles"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path} is no manifest of format {FORMAT!r}")
@@ -184,7 +186,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise InputError(f"{path} has version {document.get('version')!r}; this program reads version {VERSION}")
     try:
         return _manifest(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
@@ -195,7 +197,7 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         weights=_text(document["weights"]),
         image=_count(document["image"]),
         classes=_count(document["classes"]),
-        own_head=bool(document["own_head"]),
+        own_head=_flag(document["own_head"]),
         preprocessing=Preprocessing(_channels(preprocessing["scale"]), _channels(preprocessing["offset"])),
         ranking=_text(document["ranking"]),
         layers=tuple(
@@ -210,7 +212,7 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         ),
         train=tuple(
             TrainEntry(
-                float(row["rho"]),
+                _number(row["rho"]),
                 _text(row["file"]),
                 _text(row["subset"]),
                 tuple(_text(name) for name in row["layers"]),
@@ -237,6 +239,18 @@ def _count(value: object) -> int:
     return value
 
 
-def _channels(values: list[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def _channels(values: list[object]) -> tuple[float, float, float]:
+    red, green, blue = (_number(value) for value in values)
     return red, green, blue

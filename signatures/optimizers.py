@@ -1,4 +1,4 @@
-"""Optimizers as graph ops: SGD with momentum, and Adam, both with decoupled weight decay.
+"""Optimizers as graph ops: SGD with momentum, and Adam, both with decoupled weight decay and a clipped gradient.
 
 Weight decay is decoupled (Loshchilov and Hutter, arXiv 1711.05101) and applies to weights, not to biases.
 """
@@ -6,7 +6,7 @@ Weight decay is decoupled (Loshchilov and Hutter, arXiv 1711.05101) and applies 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from signatures.builder import GraphBuilder
 from signatures.errors import UsageError
@@ -22,6 +22,8 @@ class Optimizer:
     momentum: float = 0.9
     """Momentum of SGD, β1 of Adam."""
     weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    """Largest norm of all gradients of a step together; longer ones are scaled down (arXiv 1211.5063)."""
     beta2: float = 0.999
     epsilon: float = 1e-7
 
@@ -32,7 +34,12 @@ class Optimizer:
     @property
     def id(self) -> str:
         """Distinguishes compiled graphs."""
-        numbers = (self.momentum, self.weight_decay, *((self.beta2, self.epsilon) if self.kind == "adam" else ()))
+        numbers = (
+            self.momentum,
+            self.weight_decay,
+            self.clip_norm,
+            *((self.beta2, self.epsilon) if self.kind == "adam" else ()),
+        )
         return "-".join([self.kind, *(f"{number:g}" for number in numbers)])
 
     @property
@@ -70,6 +77,7 @@ def step(
     b: GraphBuilder, optimizer: Optimizer, trained: Sequence[Trained], counters: Sequence[Tensor], rate: Tensor
 ) -> tuple[list[Update], list[Tensor]]:
     """Emit one step with learning rate `rate` (scalar); returns updates and the new counters."""
+    trained = _clipped(b, trained, optimizer.clip_norm)
     if optimizer.kind == "sgd":
         return [_sgd(b, optimizer, one, rate) for one in trained], []
     powers = [b.mul(c, b.scalar(beta)) for c, beta in zip(counters, (optimizer.momentum, optimizer.beta2), strict=True)]
@@ -77,6 +85,17 @@ def step(
     shrink, grow = (b.sub(b.scalar(1.0), power) for power in powers)
     corrected = b.mul(rate, b.div(b.unary("SQRT", grow), shrink))
     return [_adam(b, optimizer, one, corrected, rate) for one in trained], powers
+
+
+def _clipped(b: GraphBuilder, trained: Sequence[Trained], clip_norm: float) -> list[Trained]:
+    """Gradients scaled by min(1, clip_norm / √Σ|g|²)."""
+    squares = [b.sum(b.mul(one.gradient, one.gradient), range(len(one.gradient.shape))) for one in trained]
+    total = squares[0]
+    for square in squares[1:]:
+        total = b.add(total, square)
+    norm = b.unary("SQRT", b.add(total, b.scalar(1e-12)), "gradient_norm")
+    scale = b.minimum(b.scalar(1.0), b.div(b.scalar(clip_norm), norm))
+    return [replace(one, gradient=b.mul(one.gradient, scale)) for one in trained]
 
 
 def _sgd(b: GraphBuilder, optimizer: Optimizer, one: Trained, rate: Tensor) -> Update:

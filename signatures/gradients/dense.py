@@ -58,9 +58,17 @@ def _batch_matmul(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -
     adj_x, adj_y = op.options.flag("AdjX"), op.options.flag("AdjY")
     dx = dw = None
     if wanted[0]:  # z = x·y: dx = dz·yᵀ; z = xᵀ·y: dx = y·dzᵀ
-        dx = b.matmul(y, dy, adj_x=adj_y, adj_y=True) if adj_x else b.matmul(dy, y, adj_y=not adj_y)
+        dx = _matmul(b, y, dy, adj_y, True) if adj_x else _matmul(b, dy, y, False, not adj_y)
         dx = unbroadcast(b, dx, x.shape)
     if wanted[1]:  # z = x·y: dy = xᵀ·dz; z = x·yᵀ: dy = dzᵀ·x
-        dw = b.matmul(dy, x, adj_x=True, adj_y=adj_x) if adj_y else b.matmul(x, dy, adj_x=not adj_x)
+        dw = _matmul(b, dy, x, True, adj_x) if adj_y else _matmul(b, x, dy, not adj_x, False)
         dw = unbroadcast(b, dw, y.shape)
     return dx, dw
+
+
+def _matmul(b: GraphBuilder, x: Tensor, y: Tensor, adj_x: bool, adj_y: bool) -> Tensor:
+    """As `b.matmul`. tflite-runtime 2.14.0 is wrong on AdjX where y is broadcast along the batch: transpose first."""
+    if adj_x and x.shape[:-2] != y.shape[:-2]:
+        rank = len(x.shape)
+        return b.matmul(b.transpose(x, [*range(rank - 2), rank - 1, rank - 2]), y, adj_y=adj_y)
+    return b.matmul(x, y, adj_x, adj_y)

@@ -1,6 +1,6 @@
 """Oracle: run one of our Graphs with TensorFlow's own kernels, and differentiate it with GradientTape.
 
-Shares nothing with the compiler but the reader: every op is TensorFlow's, every gradient GradientTape's.
+Shares nothing with the compiler's backward pass: every op is TensorFlow's, every gradient GradientTape's.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ PADDINGS = {0: "SAME", 1: "VALID"}
 def evaluate(
     graph: Graph, inputs: Mapping[Tensor, tf.Tensor], parameters: Mapping[Parameter, tf.Variable] | None = None
 ) -> dict[Tensor, tf.Tensor]:
-    """Every value of the graph, in the dtype of the first input; `parameters` take the place of constants."""
+    """Every value of the graph, in the dtype of the inputs; `parameters` take the place of constants."""
     values = dict(inputs)
-    by_slot = {p.slot: v for p, v in (parameters or {}).items()}
-    dtype = next(iter(inputs.values())).dtype
     for index, op in enumerate(graph.ops):
-        values[op.output] = ACTIVATIONS[_activation(op)](_before_activation(op, index, values, by_slot, dtype))
+        replaced = {p.slot[1]: v for p, v in (parameters or {}).items() if p.slot[0] == index}
+        values[op.output] = ACTIVATIONS[activation_of(op)](before_activation(op, values, replaced))
     return values
 
 
@@ -50,12 +49,11 @@ class Kinks:
 
 def kinks(graph: Graph, inputs: Mapping[Tensor, tf.Tensor]) -> Kinks:
     values = evaluate(graph, inputs)
-    dtype = next(iter(inputs.values())).dtype
     distances, passing = [np.inf], []
-    for index, op in enumerate(graph.ops):
-        if _activation(op):
-            before = _before_activation(op, index, values, {}, dtype).numpy()
-            distances += [float(np.min(np.abs(before - kink))) for kink in KINKS[_activation(op)]]
+    for op in graph.ops:
+        if activation_of(op):
+            before = before_activation(op, values).numpy()
+            distances += [float(np.min(np.abs(before - kink))) for kink in KINKS[activation_of(op)]]
             passing.append((before == values[op.output].numpy()).ravel())
     return Kinks(min(distances), float(np.mean(np.concatenate(passing))) if passing else 0.5)
 
@@ -79,21 +77,20 @@ def loss_and_gradients(
     return float(loss), {p.name: g.numpy() for p, g in zip(values, gradients, strict=True)}
 
 
-def _activation(op: Op) -> int:
+def activation_of(op: Op) -> int:
+    """The schema's number of the activation that `op` is or fuses."""
     return ACTIVATION_OPS.get(op.kind, op.options.integer("FusedActivationFunction"))
 
 
-def _before_activation(
-    op: Op,
-    index: int,
-    values: Mapping[Tensor, tf.Tensor],
-    by_slot: Mapping[tuple[int, int], tf.Variable],
-    dtype: tf.DType,
+def before_activation(
+    op: Op, values: Mapping[Tensor, tf.Tensor], replaced: Mapping[int, tf.Variable] | None = None
 ) -> tf.Tensor:
+    """The op's result without its activation; `replaced` are inputs by number that are not what the graph says."""
+    dtype = next(iter(values.values())).dtype
     inputs: list[Any] = []
     for slot, tensor in enumerate(op.inputs):
-        if (index, slot) in by_slot:
-            inputs.append(by_slot[index, slot])
+        if replaced and slot in replaced:
+            inputs.append(replaced[slot])
         elif tensor is None:
             inputs.append(None)
         elif tensor.data is not None:

@@ -10,8 +10,8 @@ import pytest
 
 from signatures.builder import NO_ACTIVATION, RELU, RELU6, GraphBuilder
 from signatures.graph import Options
-from tests.oracles.gradient_check import Case, check_differences, check_gradients
-from tests.oracles.other_runtime import Results
+from tests.oracles.gradient_check import Case, check_differences, check_gradients, relative_error, run_cases
+from tests.oracles.other_runtime import LITERT, TFLITE214, Results, runner_of
 
 INPUTS = ((6, 8), (1, 8), (2, 5, 8), (2, 3, 2, 8), (3, 16))
 """The last one is longer than the weights are deep: a row of it counts as two."""
@@ -69,11 +69,20 @@ def products() -> Iterator[Case]:
         ((), (3,)),
     )
     for (left, right), adj_x, adj_y in itertools.product(batches, (False, True), (False, True)):
+        if adj_x and (left, right) == ((3,), (1,)):
+            continue  # broken_product_of_tflite_214
         name = f"matmul-{left}-{right}-{adj_x:d}{adj_y:d}".replace(" ", "")
         b = GraphBuilder(name)
         x = b.input("x", (*left, *((5, 4) if adj_x else (4, 5))))
         y = b.input("y", (*right, *((6, 5) if adj_y else (5, 6))))
         yield Case(name, b.graph([b.matmul(x, y, adj_x, adj_y)]), (x, y))
+
+
+def broken_product_of_tflite_214() -> Case:
+    """Why the gradient of a broadcast product transposes by hand."""
+    b = GraphBuilder("matmul-broken-214")
+    x, y = b.input("x", (3, 5, 4)), b.input("y", (1, 5, 6))
+    return Case(b.name, b.graph([b.matmul(x, y, adj_x=True)]), ())
 
 
 def product_with_constant() -> Iterator[Case]:
@@ -95,3 +104,12 @@ def test_gradients(case: Case, results: dict[Case, Results]) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_oracle(case: Case) -> None:
     check_differences(case)
+
+
+def test_tflite_214_is_wrong_on_a_broadcast_transposed_product() -> None:
+    """When this fails, that runtime was replaced: `dense._matmul` can go."""
+    case = broken_product_of_tflite_214()
+    expected, _ = case.expected
+    errors = [relative_error(run_cases(runner_of(r), [case])[case][0]["out_0"], expected) for r in (LITERT, TFLITE214)]
+    assert errors[0] < 1e-6
+    assert errors[1] > 0.1

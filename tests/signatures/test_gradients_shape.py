@@ -72,8 +72,8 @@ def concatenations() -> Iterator[Case]:
     """All parts wanted, one of them, one beside a constant, the same tensor twice."""
     for axis in (0, 1, 3, -1, -2):
         b = GraphBuilder(f"concat-axis{axis}")
-        shape = [2, 3, 4, 5]
-        parts = [b.input(f"part{i}", (*shape[: axis % 4], side, *shape[axis % 4 + 1 :])) for i, side in enumerate((1, 3, 2))]
+        shapes = [[side if k == axis % 4 else 2 + k for k in range(4)] for side in (1, 3, 2)]
+        parts = [b.input(f"part{i}", tuple(shape)) for i, shape in enumerate(shapes)]
         yield _concatenation(b, parts, axis, parts)
     for wanted in range(3):
         b = GraphBuilder(f"concat-only-{wanted}")

@@ -1,0 +1,147 @@
+"""`python -m ondevice.show RUN…`: finished runs side by side, one line each, read from their report.json.
+
+Exit codes are those of `python -m ondevice.adapt`: 0 done, 2 usage, 3 no readable report, 70 our bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ondevice.report import FORMAT, VERSION
+from signatures.errors import AdabetError, InputError
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What two runs have to share if only the choice of layers is to tell them apart."""
+
+    network: str
+    weights: str
+    data: str
+    """Fingerprint of the dataset."""
+    epochs: int
+    batch: int
+    learning_rate: float
+    optimizer: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line of the table."""
+
+    name: str
+    criterion: str
+    rho: float | None
+    """None where the criterion takes no ρ."""
+    layers: int
+    """How many of them train, the head included."""
+    parameters: int
+    before: float
+    """Test accuracy in 0..1."""
+    after: float
+    peak_bytes: int
+    seconds: float
+    """All phases together."""
+    conditions: Conditions
+
+
+def read_run(folder: Path) -> Run:
+    """The line for a run folder. Raises InputError where its report.json is missing, damaged or of another version."""
+    path = folder / "report.json"
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{folder} is no finished run: cannot read {path.name} ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputError(f"{path} is no report of format {FORMAT!r}")
+    if document.get("version") != VERSION:
+        raise InputError(f"{path} has version {document.get('version')!r}; this program reads version {VERSION}")
+    try:
+        return _run(str(folder), document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _run(name: str, report: Mapping[str, Any]) -> Run:
+    settings = report["settings"]
+    criterion = str(settings["criterion"])
+    return Run(
+        name=name,
+        criterion=criterion,
+        rho=None if criterion == "head" else float(settings["rho"]),
+        layers=sum(bool(row["picked"]) for row in report["selection"]["table"]),
+        parameters=int(report["trained_parameters"]),
+        before=float(report["before"]["accuracy"]),
+        after=float(report["after"]["accuracy"]),
+        peak_bytes=int(report["peak_bytes"]),
+        seconds=sum(float(phase["seconds"]) for phase in report["phases"]),
+        conditions=Conditions(
+            network=str(report["network"]),
+            weights=str(report["weights"]),
+            data=str(report["dataset_fingerprint"]),
+            epochs=int(settings["epochs"]),
+            batch=int(settings["batch"]),
+            learning_rate=float(settings["learning_rate"]),
+            optimizer=str(settings["optimizer"]),
+            seed=int(settings["seed"]),
+        ),
+    )
+
+
+def table(runs: Sequence[Run]) -> str:
+    """The runs as text, and below it what, other than the choice of layers, they differ in."""
+    width = max(len("run"), *(len(run.name) for run in runs))
+    rows = [
+        f"{'run':{width}}  {'criterion':10} {'ρ':>5} {'layers':>6} {'parameters':>11} "
+        f"{'test accuracy':>15} {'peak MiB':>9} {'seconds':>8}"
+    ]
+    for run in runs:
+        rho = "–" if run.rho is None else f"{run.rho:g}"
+        accuracy = f"{run.before:.1%} → {run.after:.1%}"
+        rows.append(
+            f"{run.name:{width}}  {run.criterion:10} {rho:>5} {run.layers:>6} {run.parameters:>11,} "
+            f"{accuracy:>15} {run.peak_bytes / _MIB:>9.0f} {run.seconds:>8.1f}"
+        )
+    differing = differences([run.conditions for run in runs])
+    if differing:
+        rows.append(f"These runs also differ in {', '.join(differing)}.")
+    return "\n".join(rows)
+
+
+def differences(conditions: Sequence[Conditions]) -> list[str]:
+    """Names of the conditions that are not the same in all runs."""
+    first, *others = (asdict(condition) for condition in conditions)
+    return [name.replace("_", " ") for name in first if any(other[name] != first[name] for other in others)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    p = argparse.ArgumentParser(prog="python -m ondevice.show", description="Show finished runs side by side.")
+    p.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folder that `ondevice.adapt` wrote")
+    options = p.parse_args(arguments)
+    try:
+        print(table([read_run(folder) for folder in options.runs]))
+    except AdabetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
+        return AdabetError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
