@@ -20,7 +20,9 @@ from ondevice.selection import select
 from signatures.build import bundle_model, train_model
 from signatures.catalogue import (
     BATCHNORM_SCALE,
+    MANIFEST,
     MODEL,
+    TRAIN_FILE_NAME,
     Bundle,
     Manifest,
     TrainEntry,
@@ -56,11 +58,11 @@ class ExportPlan:
 def export_bundle(source: SourceNetwork, plan: ExportPlan, out: Path, replace: bool) -> Bundle:
     """Write the bundle to `out` and read it back.
 
-    It appears there whole or not at all. UsageError if `out` exists and `replace` is not given.
+    It appears there whole or not at all. UsageError if `out` exists and `replace` is not given, or holds other files.
     """
     if out.exists() and not replace:
         raise UsageError(f"{out} exists: choose another OUT, or --force to replace it")
-    if out.exists() and not (out / "manifest.json").exists() and any(out.iterdir()):
+    if out.exists() and not _holds_a_bundle_at_most(out):
         raise UsageError(f"{out} is not a bundle and is not replaced: choose another OUT")
     network = _named_network(source)
     layers = find_layers(network)
@@ -77,6 +79,14 @@ def export_bundle(source: SourceNetwork, plan: ExportPlan, out: Path, replace: b
     except OSError as error:
         raise CapabilityError(f"cannot write the bundle {out}: {error.strerror or error}") from None
     return read_bundle(out)
+
+
+def _holds_a_bundle_at_most(out: Path) -> bool:
+    if not out.is_dir():
+        return False
+    names = {path.name for path in out.iterdir()}
+    others = {name for name in names - {MANIFEST, MODEL, BATCHNORM_SCALE} if not TRAIN_FILE_NAME.fullmatch(name)}
+    return not names or (MANIFEST in names and not others)
 
 
 def _named_network(source: SourceNetwork) -> Graph:

@@ -183,7 +183,7 @@ def _verify_step(
     loss = model.call("train", {"x": x, "y": y, "learning_rate": rate})["loss"]
     moved = model.call("get_weights")
     steps = {name: start[name] - float(rate) * scale * g for name, g in gradients.items()}
-    worst = max(_difference(moved[name], step) for name, step in steps.items())
+    worst = float(np.max([_difference(moved[name], step) for name, step in steps.items()]))
     loss_error = abs(float(loss) / float(result["loss"]) - 1)
     return [
         Check(entry.file, "train", "loss before the step", loss_error, AGREEMENT_TOLERANCE),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 MODEL = "model.tflite"
 BATCHNORM_SCALE = "batchnorm_scale.npz"
+TRAIN_FILE_NAME = re.compile(r"train_rho\d{3}\.tflite")
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,9 @@ def _read_manifest(path: Path) -> Manifest:
         raise InputError(f"{path} is damaged: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path} is no manifest of format {FORMAT!r}")
-    if document.get("version") != VERSION:
-        raise InputError(f"{path} has version {document.get('version')!r}; this program reads version {VERSION}")
+    version = document.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise InputError(f"{path} has version {version!r}; this program reads version {VERSION}")
     try:
         return _manifest(document)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

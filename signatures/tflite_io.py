@@ -144,7 +144,12 @@ class _Reader:
             shape_bytes *= side
         if shape_bytes > 2**40:
             raise self.fail(f"tensor {name!r} of shape {shape} takes {shape_bytes} bytes")
+        quantization = tensor.Quantization()
+        if quantization is not None and quantization.ScaleLength():
+            raise InputError(f"{self.where}: tensor {name!r} is quantised; only float models can be trained")
         data = self.constant(tensor.Buffer(), name)
+        if data is None and 0 in shape and tensor.Buffer() != NO_BUFFER:
+            data = np.empty(0, np.uint8)  # the shape of a scalar, say: a constant without bytes
         if data is not None:
             if dtype == "resource" or data.nbytes != shape_bytes:
                 raise self.fail(f"constant {name!r} {dtype}{list(shape)} has {data.nbytes} bytes")
@@ -209,6 +214,8 @@ class _Reader:
         return kind.endswith(("LSTM", "RNN", "SVDF"))
 
     def options(self, operator: Any) -> Options:
+        if operator.BuiltinOptions2Type():
+            raise InputError(f"{self.where} uses StableHLO ops, which this reader does not know")
         table = _OPTIONS_NAMES.get(operator.BuiltinOptionsType(), "NONE")
         union = operator.BuiltinOptions()
         if table == "NONE" or union is None:
@@ -302,9 +309,7 @@ class _Constants:
         self._index: dict[tuple[int, int], int] = {}
 
     def add(self, array: Array) -> int:
-        key = (array.ctypes.data, array.nbytes)
-        if array.nbytes == 0:
-            return NO_BUFFER
+        key = (array.ctypes.data if array.nbytes else 0, array.nbytes)
         if key not in self._index:
             self._index[key] = len(self.arrays)
             self.arrays.append(array)

@@ -57,11 +57,11 @@ def test_stderr_is_our_conversation_and_nothing_of_native_code(run: Run) -> None
     assert spoken == [line for phase in PHASES for line in (f"{phase} …", f"{phase}: done after N s")]
 
 
-def test_the_report_tells_what_was_done(run: Run, few_digits: Path) -> None:
+def test_the_report_tells_what_was_done(run: Run, mobilenet: Path, few_digits: Path) -> None:
     report = run.report
     assert (report["format"], report["version"]) == ("adabet-report", 1)
     assert report["network"] == "mobilenetv2"
-    assert report["weights"].startswith("random")
+    assert report["weights"] == json.loads((mobilenet / "manifest.json").read_text())["weights"]
     assert report["classes"] == [str(digit) for digit in range(10)]
     assert report["dataset"] == f"few_digits: 128 training and 100 test images of {IMAGE}×{IMAGE}, 10 classes"
     settings = report["settings"]
@@ -101,6 +101,12 @@ def test_the_bundles_own_train_file_fits_the_same_data_and_seed(run: Run, mobile
     manifest = json.loads((mobilenet / "manifest.json").read_text())
     (entry,) = (entry for entry in manifest["train"] if entry["rho"] == 0.1)
     assert entry["layers"] == [row["layer"] for row in run.report["selection"]["table"] if row["picked"]]
+
+
+def test_the_bundle_verifies(commands: Commands, mobilenet: Path) -> None:
+    said = commands.converter("verify", mobilenet).succeeded()
+    assert said.stdout.splitlines()[-1].endswith("checks, 0 failed")
+    assert said.stderr == ""
 
 
 def test_events_tell_the_phases_as_they_went(run: Run) -> None:
@@ -159,9 +165,7 @@ def test_a_plain_interpreter_gets_as_many_images_right(
     assert int(said.stdout) == after["accuracy"] * after["images"]
 
 
-def test_the_same_seed_gives_the_same_network(
-    run: Run, commands: Commands, mobilenet: Path, few_digits: Path
-) -> None:
+def test_the_same_seed_gives_the_same_network(run: Run, commands: Commands, mobilenet: Path, few_digits: Path) -> None:
     again = adapt(commands, mobilenet, few_digits, "again")
     assert again.report["step_losses"] == run.report["step_losses"]
     assert again.report["adapted_sha256"] == run.report["adapted_sha256"]

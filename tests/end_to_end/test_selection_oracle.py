@@ -27,7 +27,7 @@ SEED = 11
 
 
 def raw_activations(bundle: Path, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Float64 [B, |a|] for every layer of uint8 images [B, H, W, 3], by the bundle's `activations` in a bare interpreter."""
+    """Float64 [B, |a|] of every layer for uint8 images [B, H, W, 3]: the bundle's `activations`, bare."""
     preprocessing = json.loads((bundle / "manifest.json").read_text())["preprocessing"]
     scale, offset = (np.array(preprocessing[name], np.float32) for name in ("scale", "offset"))
     runner = Interpreter(model_path=str(bundle / "model.tflite")).get_signature_runner("activations")
@@ -37,9 +37,7 @@ def raw_activations(bundle: Path, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("rho", ["0.1", "0.25"])
-def test_b1_is_ripsers_and_the_pick_follows(
-    commands: Commands, mobilenet: Path, few_digits: Path, rho: str
-) -> None:
+def test_b1_is_ripsers_and_the_pick_follows(commands: Commands, mobilenet: Path, few_digits: Path, rho: str) -> None:
     run = commands.folder / "run"
     commands.adapt(
         mobilenet, "--data", few_digits, "--rho", rho, "--batch", BATCH, "--epochs", 1, "--lr", 0.001,

@@ -32,7 +32,7 @@ def test_compiled_once_then_from_the_cache_and_damaged_ones_compiled_again(
 
     middle = len(intact) // 2
     for number, damaged in enumerate(
-        (intact[:middle], intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :], b"")
+        (intact[:middle], intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :])
     ):
         kept.write_bytes(damaged)
         report = adapt(commands, tiny_bundle, tiny_pictures, f"damaged{number}")
@@ -44,7 +44,12 @@ def test_compiled_once_then_from_the_cache_and_damaged_ones_compiled_again(
 
 @pytest.mark.parametrize(
     ("more", "source"),
-    [((), "bundle"), (("--rho", 0.9), "compiled"), (("--batch", 12), "compiled"), (("--optimizer", "adam"), "compiled")],
+    [
+        ((), "bundle"),
+        (("--rho", 0.9), "compiled"),
+        (("--batch", 12), "compiled"),
+        (("--optimizer", "adam"), "compiled"),
+    ],
 )
 def test_the_bundles_file_serves_its_subset_batch_and_optimizer_only(
     commands: Commands, tiny_bundle_with_head: Path, tiny_pictures: Path, more: tuple[object, ...], source: str
@@ -52,10 +57,3 @@ def test_the_bundles_file_serves_its_subset_batch_and_optimizer_only(
     report = adapt(commands, tiny_bundle_with_head, tiny_pictures, "run", *more)
     assert report["train_source"] == source
     assert report["epochs"][-1]["loss"] < report["epochs"][0]["loss"]
-
-
-def test_other_requests_get_other_files(commands: Commands, tiny_bundle: Path, tiny_pictures: Path) -> None:
-    requests: tuple[tuple[object, ...], ...] = ((), ("--rho", 1), ("--batch", 12), ("--optimizer", "adam"))
-    for number, more in enumerate(requests):
-        assert adapt(commands, tiny_bundle, tiny_pictures, f"run{number}", *more)["train_source"] == "compiled"
-    assert len(list(commands.cache.glob("*.tflite"))) == len(requests)

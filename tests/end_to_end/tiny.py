@@ -56,9 +56,7 @@ def network(classes: int = 5) -> Graph:
 def source(classes: int = 5) -> SourceNetwork:
     """What the zoo would hand to the exporter."""
     graph = network(classes)
-    flatbuffer = model_bytes(
-        Model((graph,), (Signature("f", graph, {"x": graph.inputs[0]}, {"y": graph.outputs[0]}),))
-    )
+    flatbuffer = model_bytes(Model((graph,), (Signature("f", graph, {"x": graph.inputs[0]}, {"y": graph.outputs[0]}),)))
     layers = tuple(SourceLayer(name, None if name == "head" else np.ones(3, np.float32)) for name in LAYERS)
     return SourceNetwork("tiny", flatbuffer, PREPROCESSING, layers, "random, seed 7")
 

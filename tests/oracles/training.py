@@ -40,9 +40,11 @@ class Trainer:
         loss, gradients = tensorflow_graph.loss_and_gradients(self.graph, batch.x, batch.y, self.weights)
         self.steps += 1
         rate = float(np.float32(batch.rate))
+        norm = np.sqrt(sum(float(np.sum(g**2)) for g in gradients.values()))
+        shrink = min(1.0, self.optimizer.clip_norm / norm)
         for p, weight in self.weights.items():
             decay = rate * self.optimizer.weight_decay if p.slot[1] == WEIGHT else 0.0
-            weight.assign(weight.numpy() * (1 - decay) - rate * self._direction(p, gradients[p.name]))
+            weight.assign(weight.numpy() * (1 - decay) - rate * self._direction(p, shrink * gradients[p.name]))
         return loss
 
     def values(self) -> dict[str, Array]:

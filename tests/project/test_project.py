@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import inspect
 import os
 import re
@@ -22,6 +23,7 @@ from signatures.errors import AdabetError
 ROOT = Path(__file__).parents[2]
 DISTRIBUTION = "adabet-ondevice"
 PACKAGES = {"signatures", "converter", "ondevice"}
+PARSERS = {"ondevice.adapt": ondevice.adapt.parser, "converter": converter.__main__.parser}
 DOCUMENTS = ("README.md", "docs/formats.md", "docs/devices.md")
 IMPORT_LIMIT_MIB = 60
 
@@ -133,12 +135,17 @@ def test_no_machine_of_our_own_shows(tracked: list[Path]) -> None:
 # ---- the documents are true ------------------------------------------------------------------------------------------
 
 
-def code_of(document: str) -> Iterator[str]:
-    """Lines of the code blocks of a document, without prompts and comments, and its inline code."""
+def command_lines(document: str) -> Iterator[str]:
+    """Lines of the code blocks of a document, without comments."""
     text = (ROOT / document).read_text()
-    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        yield from (re.sub(r"\s+# .*", "", line) for line in block.replace("\\\n", " ").splitlines())
-    yield from re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+    for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        yield from (re.sub(r"\s+# .*", "", line) for line in block.splitlines())
+
+
+def mentions(document: str) -> Iterator[str]:
+    """Inline code of a document."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
+    yield from re.findall(r"`([^`\n]+)`", text)
 
 
 def make_targets() -> set[str]:
@@ -153,30 +160,37 @@ def test_make_lists_its_targets() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documented_make_commands_exist(document: str) -> None:
-    used = {words[1] for line in code_of(document) if (words := line.split())[:1] == ["make"] and len(words) > 1}
-    assert used <= make_targets()
-    assert used or document != "README.md"
+    makefile = (ROOT / "Makefile").read_text()
+    code = [*command_lines(document), *mentions(document)]
+    commands = [line for line in code if line.startswith("make ")]
+    assert {line.split()[1] for line in commands} <= make_targets()
+    for line in commands:
+        for name in re.findall(r"\b([A-Z0-9]+)=", line):
+            assert re.search(rf"\$\({name}\)|,{name}\)", makefile), line
+    assert commands or document != "README.md"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documented_commands_parse(document: str) -> None:
-    parsers = {"ondevice.adapt": ondevice.adapt.parser, "converter": converter.__main__.parser}
-    for line in code_of(document):
-        words = shlex.split(line)
-        if words[:2] == ["python", "-m"] and words[2] in parsers and len(words) > 3 and "…" not in line:
+    for line in command_lines(document):
+        if line.startswith("python -m "):
+            module, *arguments = shlex.split(line)[2:]
             try:
-                parsers[words[2]]().parse_args(words[3:])
+                PARSERS[module]().parse_args(arguments)
             except SystemExit:
                 pytest.fail(f"{document}: {line}")
 
 
-def test_documented_make_variables_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for document in DOCUMENTS:
-        for line in code_of(document):
-            if line.startswith("make "):
-                for name in re.findall(r"\b([A-Z0-9]+)=", line):
-                    assert re.search(rf"\$\({name}\)|,{name}\)", makefile), f"{document}: {line}"
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_mentioned_modules_and_options_exist(document: str) -> None:
+    for code in mentions(document):
+        if named := re.match(r"python -m ([\w.]+)(?: ([a-z]+))?", code):
+            assert importlib.util.find_spec(named[1]), code
+            if named[2]:
+                assert re.search(rf"[{{,]{named[2]}[,}}]", PARSERS[named[1]]().format_help()), code
+        for option in re.findall(r"(?<![\w-])--[a-z-]+", code):
+            if option not in ("--help", "--no-build-isolation"):
+                assert option in PARSERS["ondevice.adapt"]().format_help(), f"{document}: {code}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
