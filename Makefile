@@ -8,11 +8,11 @@ MAKEFLAGS += --no-print-directory
 
 # ---- environments ----------------------------------------------------------------------------------------------------
 
-# Candidates, best first; give PYTHON=… to insist on one. TensorFlow 2.21 has wheels for 3.10 to 3.13, tflite-runtime
-# 2.14 for nothing after 3.11.
+# Candidates, best first; PYTHON=… insists on one. TensorFlow 2.21 has no wheels after 3.13, tflite-runtime 2.14 none
+# after 3.11, and the pinned test tools want 3.11; the device side alone also runs on 3.10 and 3.14.
 PYTHON ?=
-HOST_PYTHONS := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.10)
-TFLITE214_PYTHONS := $(or $(PYTHON214),$(PYTHON),python3.11 python3 python3.10)
+HOST_PYTHONS := $(or $(PYTHON),python3.11 python3 python3.12 python3.13)
+TFLITE214_PYTHONS := $(or $(PYTHON214),$(PYTHON) python3.11 python3 python3.10)
 
 VENV := .venv
 VENV214 := .venv-tflite214
@@ -49,9 +49,9 @@ install = $(if $(UV),uv pip install --python $(1)/bin/python,$(1)/bin/python -m 
   >$(1)/install.log 2>&1 || { cat $(1)/install.log >&2; exit 1; }
 
 $(ENV): pyproject.toml
-	@python=$(call find_python,$(HOST_PYTHONS),10,13); \
+	@python=$(call find_python,$(HOST_PYTHONS),11,13); \
 	if [ -z "$$python" ]; then \
-	  echo "error: none of $(HOST_PYTHONS) is a Python 3.10 to 3.13 with venv (TensorFlow has wheels for no other)." >&2; \
+	  echo "error: none of $(HOST_PYTHONS) is a Python 3.11 to 3.13 with venv; TensorFlow has no wheels after that." >&2; \
 	  echo "Install Python 3.11 with its venv module, or name one: make PYTHON=/path/to/python …" >&2; \
 	  exit 7; \
 	fi; \
@@ -128,7 +128,7 @@ adapt: given-BUNDLE given-DATA $(ENV) ## retrain on this machine: BUNDLE=DIR DAT
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
-test: lint $(ENV214) ## everything that has to hold: lint, types, and the tests on both runtimes
+test: $(ENV214) lint ## everything that has to hold: lint, types, and the tests on both runtimes
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest $(ARGS)
 
 lint: $(ENV) ## style, format and types

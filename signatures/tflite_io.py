@@ -154,6 +154,9 @@ class _Reader:
             if dtype == "resource" or data.nbytes != shape_bytes:
                 raise self.fail(f"constant {name!r} {dtype}{list(shape)} has {data.nbytes} bytes")
             data = data.view(dtype).reshape(shape)
+            if not data.flags.aligned:  # TensorFlow aligns float32 weights to 4 bytes only, which is enough
+                data = data.copy()
+            data.flags.writeable = False
         return Tensor(name, shape, dtype, data)
 
     def constant(self, index: int, name: str) -> Array | None:
@@ -172,9 +175,7 @@ class _Reader:
             return None
         if start < 0 or start + size > len(self.buffer):
             raise self.fail(f"buffer {index} of {name!r} reaches to byte {start + size} of {len(self.buffer)}")
-        data = np.frombuffer(self.buffer, np.uint8, size, start)
-        # The runtime reads constants in place; our kernels want them aligned too.
-        return data if data.ctypes.data % 8 == 0 else data.copy()
+        return np.frombuffer(self.buffer, np.uint8, size, start)
 
     def graph(self, subgraph: Any, tensors: list[Tensor], codes: list[tuple[str, int]]) -> Graph:
         name = (subgraph.Name() or b"").decode()

@@ -44,7 +44,7 @@ def test_every_other_request_is_compiled_and_then_found(bundle: Bundle, tmp_path
     requests = [
         (bundle.network, subset_of(bundle.layers, ["last", "head"]), tiny.BATCH, SGD),
         (bundle.network, subset, tiny.BATCH + 1, SGD),
-        (bundle.network, subset, tiny.BATCH, replace(SGD, weight_decay=0.01)),
+        (bundle.network, subset, tiny.BATCH + 1, replace(SGD, weight_decay=0.01)),
         (wider, subset, tiny.BATCH, SGD),
     ]
     assert len(requests) == KEPT_FILES
@@ -79,9 +79,8 @@ def test_the_cache_keeps_the_files_used_last(bundle: Bundle, tmp_path: Path) -> 
         path = train_file(bundle, bundle.network, subset, batch, SGD, tmp_path).path
         os.utime(path, (1000 + number, 1000 + number))
         paths.append(path)
-    assert (
-        train_file(bundle, bundle.network, subset, 2, SGD, tmp_path).source == "cache"
-    )  # used again: the second is now oldest
+    used_again = train_file(bundle, bundle.network, subset, 2, SGD, tmp_path)
+    assert used_again.source == "cache"
     newest = train_file(bundle, bundle.network, subset, 99, SGD, tmp_path).path
     assert set(tmp_path.glob("*.tflite")) == {paths[0], *paths[2:], newest}
     assert {path.stem for path in tmp_path.glob("*.sha256")} == {path.stem for path in tmp_path.glob("*.tflite")}

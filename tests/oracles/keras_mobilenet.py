@@ -18,15 +18,22 @@ CLASSES = 10
 
 
 @dataclass(frozen=True)
+class KerasLayer:
+    """A convolution or dense layer, in numbers that follow from its shapes."""
+
+    parameters: int
+    """Weights and one bias a channel, as they are once BatchNorm is folded."""
+    activation_size: int
+    macs: int
+
+
+@dataclass(frozen=True)
 class KerasNetwork:
     """A converted network, and what Keras says about it."""
 
     path: Path
     graph: Graph
-    layers: int
-    parameters: int
-    """Weights of all layers with one bias a channel, as they are once BatchNorm is folded."""
-    macs: int
+    layers: tuple[KerasLayer, ...]
     images: Array
     logits: Array
     """Of `images`, computed by Keras."""
@@ -46,9 +53,7 @@ def build(folder: Path, side: int) -> KerasNetwork:
     return KerasNetwork(
         path,
         read_model(path).graphs[0],
-        len(weighted),
-        sum(math.prod(layer.kernel.shape) + layer.output.shape[-1] for layer in weighted),
-        sum(_macs(layer) for layer in weighted),
+        tuple(map(_layer, weighted)),
         images,
         model(images, training=False).numpy(),
     )
@@ -67,9 +72,9 @@ def _calibrate(model: keras.Model, images: Array) -> None:
     head.bias.assign(np.linspace(-0.1, 0.1, CLASSES))  # the converter drops a bias of zeros
 
 
-def _macs(layer: keras.Layer) -> int:
-    pixels = math.prod(layer.output.shape[1:-1])
-    return pixels * math.prod(layer.kernel.shape)
+def _layer(layer: keras.Layer) -> KerasLayer:
+    weights, (*pixels, channels) = math.prod(layer.kernel.shape), layer.output.shape[1:]
+    return KerasLayer(weights + channels, math.prod(pixels) * channels, math.prod(pixels) * weights)
 
 
 def _convert(model: keras.Model, side: int) -> bytes:

@@ -23,7 +23,7 @@ class FileView:
     graphs: tuple[dict[str, Any], ...]
     signatures: tuple[Described, ...]
     buffers: int
-    """How many are not empty."""
+    """How many hold constants of tensors."""
 
 
 def view(content: bytes) -> FileView:
@@ -40,7 +40,8 @@ def view(content: bytes) -> FileView:
         )
         for signature in model.signatureDefs or []
     )
-    return FileView(graphs, signatures, sum(_bytes(model, i, content) is not None for i in range(len(model.buffers))))
+    used = {t.buffer for g in model.subgraphs for t in g.tensors if _bytes(model, t.buffer, content) is not None}
+    return FileView(graphs, signatures, len(used))
 
 
 def appended_buffers(content: bytes) -> list[tuple[int, int]]:

@@ -173,8 +173,8 @@ def test_documented_make_commands_exist(document: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documented_commands_parse(document: str) -> None:
     for line in command_lines(document):
-        if line.startswith("python -m "):
-            module, *arguments = shlex.split(line)[2:]
+        if command := re.match(r"(?:env/bin/)?python -m (.+)", line):
+            module, *arguments = shlex.split(command[1])
             try:
                 PARSERS[module]().parse_args(arguments)
             except SystemExit:
