@@ -22,6 +22,7 @@ import tflite
 
 from signatures.errors import InputError
 from signatures.graph import ITEM_BYTES, Array, Graph, Model, Op, Options, OptionValue, Signature, Tensor
+from signatures.shapes import can_infer, infer
 
 FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
@@ -76,7 +77,7 @@ def parse_model(buffer: bytes | mmap.mmap, where: str) -> Model:
         raise InputError(f"{where} is not a TFLite model (no {FILE_IDENTIFIER.decode()} identifier)")
     try:
         return _Reader(buffer, where).model()
-    except (struct.error, IndexError, TypeError, ValueError, OverflowError, AttributeError, UnicodeError) as error:
+    except (struct.error, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise InputError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -195,19 +196,33 @@ class _Reader:
             if known & set(writes):
                 raise self.fail(f"{kind} number {i} writes a tensor that already has a value")
             known |= set(writes)
-            ops.append(
-                Op(
-                    kind,
-                    tuple(tensors[k] if k >= 0 else None for k in reads),
-                    tuple(tensors[k] for k in writes),
-                    self.options(operator),
-                    version,
-                )
+            op = Op(
+                kind,
+                tuple(tensors[k] if k >= 0 else None for k in reads),
+                tuple(tensors[k] for k in writes),
+                self.options(operator),
+                version,
             )
+            self.check_shape(op)
+            ops.append(op)
         for k in outputs:
             if k not in known:
                 raise self.fail(f"graph output {tensors[k].name!r} is never written")
         return Graph(name, tuple(ops), tuple(tensors[k] for k in inputs), tuple(tensors[k] for k in outputs))
+
+    def check_shape(self, op: Op) -> None:
+        """Native kernels trust an output's stored shape in places: refuse one that the op cannot have made."""
+        if len(op.outputs) != 1 or not can_infer(op.kind):
+            return
+        try:
+            expected = infer(op.kind, op.inputs, op.options)
+        except InputError:  # a shape that depends on values; the runtime infers it
+            return
+        if expected != (op.output.shape, op.output.dtype):
+            raise self.fail(
+                f"{op.kind} that makes {op.output.name!r} says {op.output.dtype}{list(op.output.shape)}, "
+                f"its inputs give {expected[1]}{list(expected[0])}"
+            )
 
     @staticmethod
     def is_unset_variable(kind: str) -> bool:
@@ -261,7 +276,7 @@ class _Reader:
 
 def write_model(model: Model, path: Path) -> None:
     """Write `model` to `path` (replaced atomically; the folder must exist). Peak memory: the flatbuffer alone."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may make one file
     try:
         with partial.open("wb") as file:
             _write(model, file)

@@ -22,7 +22,8 @@ from signatures.catalogue import Preprocessing
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
 CLASSES = 1000
-MIN_IMAGE = 32
+MIN_IMAGE = 33
+"""At 32 the last maps are single pixels, and TensorFlow's converter folds the batch axis away."""
 KERAS_IMAGES = (224, 192, 160, 128, 96)
 """Keras publishes weights trained at these sizes; at any other, those for the first."""
 HEAD = "predictions"
