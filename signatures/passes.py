@@ -23,6 +23,8 @@ def replay(
 
     The batch size is that of `x`: shapes are inferred anew. `substitutes` replaces single inputs of single ops
     (a constant by a variable's value, say); it goes by slot because a file may share one constant between layers.
+    Raises InputError for ops that cannot be replayed, among them those whose result does not grow with the batch: a
+    SLICE that spells out batch 1 would take the first image only, and broadcasting would hide it.
     """
     (source,) = network.inputs
     if x.shape[1:] != source.shape[1:]:
@@ -40,6 +42,11 @@ def replay(
             raise InputError(f"{op.kind} has {len(op.outputs)} results; such ops cannot be replayed yet")
         shape, dtype = infer(op.kind, inputs, op.options)
         output = Tensor(b.unique(op.output.name), shape, dtype)
+        if output.size * source.shape[0] != op.output.size * x.shape[0]:
+            raise InputError(
+                f"{op.kind} {output.name!r} mixes the images of a batch or takes some of them: {list(op.output.shape)} "
+                f"became {list(shape)} at batch {x.shape[0]}; the batch size has to stay {source.shape[0]}"
+            )
         b.ops.append(Op(op.kind, tuple(inputs), (output,), op.options, op.version))
         new[op.output] = output
     return new

@@ -274,7 +274,6 @@ def testcaptured_stderr_shows_only_what_a_failure_left(capfd: pytest.CaptureFixt
 
 
 @pytest.mark.skipif(not (NPZ.exists() and PHOTOGRAPHS.exists()), reason="the shared data are not here")
-@pytest.mark.slow
 def test_at_least_800_of_1000_photographs_are_recognised() -> None:
     network: SourceNetwork = zoo.load("mobilenetv2", str(NPZ), 224, None)
     scale, offset = np.float32(network.preprocessing.scale), np.float32(network.preprocessing.offset)

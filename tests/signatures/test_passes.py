@@ -70,6 +70,33 @@ def test_a_reshape_that_folds_the_batch_is_refused_only_at_another_batch() -> No
         replay(again, graph, again.input("x", (2, 4, 2)))
 
 
+def first_rows() -> Graph:
+    """A SLICE as converters write it at batch 1: sizes spelled out, the batch's among them."""
+    b = GraphBuilder("sliced")
+    x = b.input("x", (1, 5, 4))
+    row = b.emit("SLICE", (x, b.ints([0, 0, 0]), b.ints([1, 1, 4])), Options("SliceOptions"))
+    return b.graph([b.fully_connected(b.add(x, row), b.const(np.ones((3, 4), np.float32)))])
+
+
+def mean_over_the_batch() -> Graph:
+    b = GraphBuilder("mean")
+    x = b.input("x", (1, 4))
+    return b.graph([b.fully_connected(b.mean(x, [0], keep=True), b.const(np.ones((3, 4), np.float32)))])
+
+
+@pytest.mark.parametrize("graph", [first_rows(), mean_over_the_batch()], ids=lambda graph: graph.name)
+def test_ops_that_do_not_keep_images_apart_are_refused(graph: Graph) -> None:
+    """At batch 2 the first would add the first image's row to both, and nobody would notice."""
+    for batch in (1, 2):
+        b = GraphBuilder("again")
+        x = b.input("x", (batch, *graph.inputs[0].shape[1:]))
+        if batch == 1:
+            assert len(replay(b, graph, x)) == 1 + len(graph.ops)
+        else:
+            with pytest.raises(InputError, match="mixes the images of a batch or takes some of them"):
+                replay(b, graph, x)
+
+
 def test_replay_substitutes_one_slot_of_a_shared_constant() -> None:
     b = GraphBuilder("shared")
     x = b.input("x", (1, 4))
