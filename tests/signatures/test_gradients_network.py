@@ -18,8 +18,6 @@ from tests.oracles.keras_mobilenet import CLASSES, KerasNetwork
 from tests.oracles.other_runtime import Call, Job, Runner
 from tests.oracles.variants import away_from_kinks, rebuilt
 
-pytestmark = pytest.mark.slow
-
 SIDE, BATCH = 96, 2
 LAYERS = 53
 TOLERANCE = 1e-4

@@ -21,8 +21,6 @@ from tests.oracles.other_runtime import Call, Job, Runner
 from tests.oracles.training import Batch, batches, trainer
 from tests.oracles.variants import away_from_kinks, smooth
 
-pytestmark = pytest.mark.slow
-
 BATCH, STEPS = 3, 10
 UNCLIPPED = 1e9
 SGD = Optimizer("sgd", 0.9, weight_decay=0.5)
