@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 # ---- environments ----------------------------------------------------------------------------------------------------
 
 # Candidates, best first; PYTHON=… insists on one. TensorFlow 2.21 has no wheels after 3.13, tflite-runtime 2.14 none
-# after 3.11, and the pinned test tools want 3.11; the device side alone also runs on 3.10 and 3.14.
+# after 3.11, and the pinned test tools want 3.11; the device side alone is meant for 3.10 to 3.14.
 PYTHON ?=
 HOST_PYTHONS := $(or $(PYTHON),python3.11 python3 python3.12 python3.13)
 TFLITE214_PYTHONS := $(or $(PYTHON214),$(PYTHON) python3.11 python3 python3.10)

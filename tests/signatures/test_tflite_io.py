@@ -153,6 +153,20 @@ def test_large_constants_lie_behind_the_flatbuffer_aligned(mobilenet: KerasNetwo
     assert places[0][0] < 64 * 1024, "the flatbuffer itself is small"
 
 
+def test_constants_of_odd_sizes_are_aligned_all_the_same() -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", (1,))
+    values = [np.arange(floats, dtype=np.float32) + floats for floats in (257, 301, 258, 1023, 256, 999)]
+    b.concat([x, *(b.const(value) for value in values)], 0)
+    graph = b.graph([b.ops[-1].output])
+    content = model_bytes(Model((graph,), ()))
+    places = appended_buffers(content)
+    assert [size for _, size in places] == [value.nbytes for value in values]
+    assert all(offset % ALIGNMENT == 0 for offset, _ in places)
+    assert places[-1][0] + places[-1][1] == len(content)
+    np.testing.assert_array_equal(run_main_graph(content, np.ones(1, np.float32)), np.concatenate([[1], *values]))
+
+
 @pytest.mark.parametrize("floats", [INLINE_BYTES // 4 - 1, INLINE_BYTES // 4, INLINE_BYTES // 4 + 1])
 def test_border_between_inside_and_behind(floats: int) -> None:
     value = np.arange(floats, dtype=np.float32)
