@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from ondevice.probe import MIN_POINTS
 from ondevice.selection import check_rho
 from signatures.catalogue import read_bundle
-from signatures.errors import AdabetError, UsageError
+from signatures.errors import UsageError, exit_code_of
 
 DEFAULT_RHOS = "0.05 0.1 0.2 0.4"
 
@@ -63,16 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
-    try:
-        code: int = options.run(options)
-    except AdabetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception:
-        traceback.print_exc()
-        print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
-        return AdabetError.exit_code
-    return code
+    return exit_code_of(lambda: int(options.run(options)))
 
 
 def _rhos(text: str) -> tuple[float, ...]:

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from ondevice.pipeline import RESULTS, Pipeline, Request
 from ondevice.probe import MIN_POINTS
 from ondevice.report import render
 from ondevice.selection import CRITERIA, check_rho
-from signatures.errors import AdabetError, CapabilityError, UsageError
+from signatures.errors import CapabilityError, UsageError, exit_code_of
 from signatures.optimizers import Optimizer
 
 DEFAULT_RATES = {"sgd": 0.03, "adam": 0.001}
@@ -56,18 +55,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = parser().parse_args(arguments)
-    try:
-        request = _request(options)
-        _prepare_run_folder(request.run, options.force)
-        with _full_disk_told(request.run), Events(request.run / "events.jsonl") as events:
-            report = Pipeline(request, events).run()
-    except AdabetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception:
-        traceback.print_exc()
-        print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
-        return AdabetError.exit_code
+    return exit_code_of(lambda: _adapt(options))
+
+
+def _adapt(options: argparse.Namespace) -> int:
+    request = _request(options)
+    _prepare_run_folder(request.run, options.force)
+    with _full_disk_told(request.run), Events(request.run / "events.jsonl") as events:
+        report = Pipeline(request, events).run()
     print(json.dumps(report.document()) if options.json else render(report))
     return 0
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ondevice.report import FORMAT, VERSION
-from signatures.errors import AdabetError, InputError
+from signatures.errors import InputError, exit_code_of
 
 _MIB = 1 << 20
 
@@ -131,15 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m ondevice.show", description="Show finished runs side by side.")
     p.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folder that `ondevice.adapt` wrote")
     options = p.parse_args(arguments)
-    try:
-        print(table([read_run(folder) for folder in options.runs]))
-    except AdabetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception:
-        traceback.print_exc()
-        print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
-        return AdabetError.exit_code
+    return exit_code_of(lambda: _show(options.runs))
+
+
+def _show(runs: Sequence[Path]) -> int:
+    print(table([read_run(folder) for folder in runs]))
     return 0
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+from collections.abc import Callable
+
 
 class AdabetError(Exception):
     """Base of all errors meant for a user: the message says what, where and what to do."""
@@ -43,3 +47,16 @@ class CapabilityError(AdabetError):
     """This machine lacks something the command needs (an interpreter, a package, a right)."""
 
     exit_code = 7
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code; what goes wrong is told on stderr, in one line unless it is our bug."""
+    try:
+        return command()
+    except AdabetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
+        return AdabetError.exit_code
