@@ -34,9 +34,10 @@ from signatures.catalogue import (
 )
 from signatures.errors import CapabilityError, InputError, UsageError
 from signatures.graph import Array, Graph
-from signatures.layers import Layer, find_layers, head_of
+from signatures.head import head_of, without_probabilities
+from signatures.layers import Layer, find_layers
 from signatures.optimizers import Optimizer
-from signatures.passes import named_layers, without_softmax
+from signatures.passes import named_layers, with_single_results
 from signatures.subset import subset_of
 from signatures.tflite_io import parse_model, write_model
 
@@ -91,7 +92,7 @@ def _holds_a_bundle_at_most(out: Path) -> bool:
 
 def _named_network(source: SourceNetwork) -> Graph:
     """The inference graph whose layers bear the source's names."""
-    graph = without_softmax(parse_model(source.tflite, source.name).graphs[0])
+    graph = with_single_results(without_probabilities(parse_model(source.tflite, source.name).graphs[0]))
     layers = find_layers(graph)
     if len(layers) != len(source.layers):
         raise InputError(f"{source.name} has {len(layers)} layers in its graph, {len(source.layers)} by its source")
@@ -127,7 +128,7 @@ def _write_files(
 def _train_entry(
     network: Graph, layers: Sequence[Layer], b1: Array | None, rho: float, plan: ExportPlan, folder: Path
 ) -> TrainEntry:
-    head = head_of(tuple(layers))
+    head = head_of(network, layers)
     if b1 is None:  # b1 = 1 everywhere: the score is 1/|a|
         b1 = np.ones((1, len(layers) - 1), np.int64)
     subset = subset_of(layers, select(layers, head, b1, "betti", rho).picked)

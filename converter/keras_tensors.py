@@ -30,6 +30,8 @@ TORCH_NAMES = {
 }
 UNUSED_IN_TORCH = ".num_batches_tracked"
 
+TRANSFORMER_DEVIATION = 0.02
+
 WEIGHT_LAYERS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 
 
@@ -54,9 +56,10 @@ def read_keras_file(model: Any, path: Path) -> dict[str, NDArray[np.float32]]:
 def assign(model: Any, weights: WeightSet, torch_modules: Mapping[str, str], fresh: Collection[str]) -> None:
     """Set every variable of `model` from `weights`, except those of the layers named in `fresh`.
 
-    `torch_modules` maps Keras' layer names to torch's module names, e.g. "Conv1" → "features.0.0"; weights with Keras'
-    names do not need it. Raises InputError, naming the value as its source does, for one that is missing or left over,
-    has another shape, holds no finite floats, or is a negative variance.
+    `torch_modules` maps Keras' layer names to torch's module names, e.g. "Conv1" → "features.0.0", or "layer/variable"
+    to the name of a value that belongs to no module; weights with Keras' names do not need it. Raises InputError,
+    naming the value as its source does, for one that is missing or left over, has another shape, holds no finite
+    floats, or is a negative variance.
     """
     wanted: dict[str, tuple[Any, tuple[int, ...]]] = {}
     for layer in model.layers:
@@ -65,7 +68,7 @@ def assign(model: Any, weights: WeightSet, torch_modules: Mapping[str, str], fre
             name = f"{layer.name}/{variable.name}"
             if weights.convention == "torch":
                 axes = _torch_axes(layer, variable)
-                name = f"{torch_modules[layer.name]}.{TORCH_NAMES[variable.name]}"
+                name = torch_modules.get(name) or f"{torch_modules[layer.name]}.{TORCH_NAMES[variable.name]}"
             wanted[name] = (None, ()) if layer.name in fresh else (variable, axes)
     unknown = [name for name in weights.tensors if name not in wanted and not name.endswith(UNUSED_IN_TORCH)]
     missing = [name for name, (variable, _) in wanted.items() if variable is not None and name not in weights.tensors]
@@ -89,7 +92,7 @@ def _torch_axes(layer: Any, variable: Any) -> tuple[int, ...]:
     """Which axis of torch's tensor becomes which of Keras': OIHW → HWIO, depthwise C1HW → HWC1, dense OI → IO."""
     if len(variable.shape) == 4:
         return (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
-    return (1, 0) if len(variable.shape) == 2 else (0,)
+    return (1, 0) if len(variable.shape) == 2 else tuple(range(len(variable.shape)))
 
 
 def check_values(where: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
@@ -107,15 +110,25 @@ def randomise(model: Any, preprocessing: Preprocessing, zero: Collection[str]) -
 
     Biases, β and γ stay as Keras sets them (0, 0, 1), and so do the layers named in `zero`. Each BatchNorm gets the
     mean and variance that it sees on a few blotchy random images, so that signals neither die out nor explode.
-    He et al., arXiv 1502.01852, equation 10.
+    He et al., arXiv 1502.01852, equation 10. Where LayerNorm does that, in transformers, kernels and embeddings have
+    the small deviation that these are trained from; arXiv 2106.10270, appendix A, and torchvision.
     """
     generator = np.random.default_rng(RANDOM_SEED)
+    transformer = any(isinstance(layer, keras.layers.LayerNormalization) for layer in model.layers)
     for layer in model.layers:
-        if isinstance(layer, WEIGHT_LAYERS) and layer.name not in zero:
+        if layer.name in zero:
+            continue
+        if isinstance(layer, WEIGHT_LAYERS):
             shape = tuple(layer.kernel.shape)
             depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
             fan_in = math.prod(shape[:2] if depthwise else shape[:-1])
-            layer.kernel.assign(generator.normal(0, math.sqrt(2 / fan_in), shape).astype(np.float32))
+            deviation = TRANSFORMER_DEVIATION if transformer else math.sqrt(2 / fan_in)
+            layer.kernel.assign(generator.normal(0, deviation, shape).astype(np.float32))
+        elif not isinstance(layer, keras.layers.BatchNormalization):
+            # LayerNorm's γ and β too: TensorFlow's converter would leave out a multiplication by ones.
+            for variable in layer.weights:
+                noise = generator.normal(0, TRANSFORMER_DEVIATION, variable.shape).astype(np.float32)
+                variable.assign(variable.numpy() + noise)
     pixels = _blotches(generator, *model.input.shape[1:3])
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [norm.momentum for norm in norms]

@@ -1,4 +1,4 @@
-"""A Keras model as a float32 .tflite, checked: one weight op per layer, in order, with filter and bias of its own."""
+"""A Keras model as a float32 .tflite, checked: one weight op per layer, with filter and bias of its own."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FOLDING_TOLERANCE = 1e-5
 def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:
     """Convert a Keras model (input [None, H, W, 3] or [1, H, W, 3]) at batch 1, BatchNorm folded, builtin ops only.
 
-    Returns the flatbuffer and its weight layers in order. Raises AdabetError where TensorFlow's converter did not
-    keep one weight op per layer, InputError where a folded scale is not finite.
+    Returns the flatbuffer and its weight layers in the order of the flatbuffer. Raises AdabetError where TensorFlow's
+    converter did not keep one weight op per layer, InputError where a folded scale is not finite.
     """
     weight_layers = [layer for layer in model.layers if isinstance(layer, WEIGHT_LAYERS)]
     norms = _batchnorms(model)
-    layers = tuple(SourceLayer(layer.name, _scale(norms.get(layer.name))) for layer in weight_layers)
+    layers = [SourceLayer(layer.name, _scale(norms.get(layer.name))) for layer in weight_layers]
     zero_biases = {
         index: variable
         for index, layer in enumerate(weight_layers)
@@ -48,10 +48,11 @@ def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:
         for variable in zero_biases.values():
             variable.assign(np.zeros(variable.shape, np.float32))
     constants = _weight_op_constants(flatbuffer)
-    _check(weight_layers, layers, constants)
-    for index in zero_biases:
-        constants[index][1][:] = 0
-    return bytes(flatbuffer), layers
+    order = match(weight_layers, layers, [filter_ for filter_, _ in constants])
+    for index, (_, bias) in zip(order, constants, strict=True):
+        if index in zero_biases:
+            bias[:] = 0
+    return bytes(flatbuffer), tuple(layers[index] for index in order)
 
 
 def _zero_bias(layer: Any, norm: Any | None) -> Any | None:
@@ -118,22 +119,37 @@ def _weight_op_constants(flatbuffer: bytearray) -> list[tuple[NDArray[np.float32
     return found
 
 
-def _check(
-    weight_layers: Sequence[Any],
-    layers: Sequence[SourceLayer],
-    constants: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
-) -> None:
-    if len(constants) != len(layers):
-        raise _not_converted(f"{len(constants)} weight ops for {len(layers)} layers")
-    for keras_layer, layer, (filter_, _) in zip(weight_layers, layers, constants, strict=True):
-        expected = folded_filter(keras_layer, layer.batchnorm_scale)
-        if expected.shape != filter_.shape:
-            raise _not_converted(f"{layer.name}: filter {filter_.shape}, expected {expected.shape}")
-        # The channel axis comes last in a depthwise filter and first in the others.
-        other_axes = (0, 1, 2) if _is_depthwise(keras_layer) else tuple(range(1, expected.ndim))
-        largest = np.abs(expected).max(axis=other_axes)
-        if np.any(np.abs(expected - filter_).max(axis=other_axes) > FOLDING_TOLERANCE * largest):
-            raise _not_converted(f"{layer.name}: the filter is not scale · kernel")
+def match(
+    weight_layers: Sequence[Any], layers: Sequence[SourceLayer], filters: Sequence[NDArray[np.float32]]
+) -> list[int]:
+    """Find for each filter the layer that it belongs to, by its values; return indices into `layers`.
+
+    TensorFlow's converter sorts branches as it likes. Of equal layers the first is taken. Raises AdabetError unless
+    this pairs all layers with all filters.
+    """
+    if len(filters) != len(layers):
+        raise _not_converted(f"{len(filters)} weight ops for {len(layers)} layers")
+    left = dict(enumerate(zip(weight_layers, layers, strict=True)))
+    order = []
+    for position, filter_ in enumerate(filters):
+        index = next((i for i, (keras_layer, layer) in left.items() if _is_folded(filter_, keras_layer, layer)), None)
+        if index is None:
+            first = next(iter(left.values()))[1].name
+            raise _not_converted(f"filter {position} is no layer's scale · kernel; the first without one is {first}")
+        del left[index]
+        order.append(index)
+    return order
+
+
+def _is_folded(filter_: NDArray[np.float32], keras_layer: Any, layer: SourceLayer) -> bool:
+    """Whether `filter_` is s·W of the layer, up to rounding."""
+    expected = folded_filter(keras_layer, layer.batchnorm_scale)
+    if filter_.shape != expected.shape:
+        return False
+    # The channel axis comes last in a depthwise filter and first in the others.
+    other_axes = (0, 1, 2) if _is_depthwise(keras_layer) else tuple(range(1, expected.ndim))
+    largest = np.abs(expected).max(axis=other_axes)
+    return bool(np.all(np.abs(expected - filter_).max(axis=other_axes) <= FOLDING_TOLERANCE * largest))
 
 
 def folded_filter(keras_layer: Any, scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -142,7 +158,7 @@ def folded_filter(keras_layer: Any, scale: NDArray[np.float32] | None) -> NDArra
     factor = np.float32(1) if scale is None else scale
     if _is_depthwise(keras_layer):
         return kernel.transpose(3, 0, 1, 2) * factor
-    return (kernel * factor).transpose(kernel.ndim - 1, *range(kernel.ndim - 1))
+    return np.moveaxis(kernel * factor, -1, 0)
 
 
 def _is_depthwise(keras_layer: Any) -> bool:

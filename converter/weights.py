@@ -28,6 +28,10 @@ Convention = Literal["torch", "keras"]
 """Who trained the weights: decides padding, BatchNorm's epsilon and the preprocessing of a network."""
 
 
+KerasTensors = Callable[[str, int], Mapping[str, NDArray[Any]]]
+"""See `WeightSources`."""
+
+
 @dataclass(frozen=True)
 class PackagedFile:
     """A weight file inside an installable package, found without importing the package."""
@@ -44,11 +48,11 @@ class WeightSources:
 
     `keras_tensors(weights, image)` takes "imagenet" (download, or Keras' cache) or the path of a Keras file, and
     returns the values under Keras' names ("layer/variable"); `image` is the size of the images in pixels, where there
-    are weights for several. `torch_file` holds a state dict with torchvision's names.
+    are weights for several. `torch_file` holds a state dict with torch's names; None: no package carries one.
     """
 
-    keras_tensors: Callable[[str, int], Mapping[str, NDArray[Any]]]
-    torch_file: PackagedFile
+    keras_tensors: KerasTensors
+    torch_file: PackagedFile | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ def _downloaded(sources: WeightSources, image: int) -> WeightSet:
     return WeightSet("keras", tensors, "Keras applications, ImageNet", None)
 
 
-def _packaged(file: PackagedFile) -> WeightSet:
+def _packaged(file: PackagedFile | None) -> WeightSet:
+    if file is None:
+        raise CapabilityError("no package is known that carries these weights")
     found = importlib.util.find_spec(file.package)
     folders = (found.submodule_search_locations or []) if found else []
     path = next((p for folder in folders if (p := Path(folder) / file.path).is_file()), None)

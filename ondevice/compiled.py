@@ -15,7 +15,7 @@ from signatures.optimizers import Optimizer
 from signatures.subset import Subset
 from signatures.tflite_io import write_model
 
-COMPILER_VERSION = 1
+COMPILER_VERSION = 2
 """Raise it when the compiler emits other graphs for the same request, so that cached files are made anew."""
 KEPT_FILES = 4
 """Compiled files that stay in the cache; each is as large as the network."""

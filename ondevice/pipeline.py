@@ -30,9 +30,10 @@ from signatures.build import inference_model
 from signatures.catalogue import Bundle, file_sha256, read_bundle
 from signatures.errors import DivergedError, InputError
 from signatures.graph import Array, Graph
-from signatures.layers import Layer, find_layers, head_of
+from signatures.head import head_of, with_new_head
+from signatures.layers import Layer, find_layers
 from signatures.optimizers import Optimizer
-from signatures.passes import with_constants, with_new_head
+from signatures.passes import with_constants
 from signatures.subset import Subset, subset_of
 from signatures.tflite_io import write_model
 
@@ -160,7 +161,7 @@ class Pipeline:
             )
         network = bundle.network
         if not bundle.manifest.own_head:
-            network = with_new_head(network, head_of(bundle.layers), len(dataset.classes))
+            network = with_new_head(network, head_of(network, bundle.layers), len(dataset.classes))
         elif bundle.manifest.classes != len(dataset.classes):
             raise InputError(
                 f"{request.bundle} was exported for {bundle.manifest.classes} classes, {request.data} has "
@@ -170,7 +171,7 @@ class Pipeline:
 
     def _probe_and_rank(self, opened: _Opened) -> tuple[TopologyNote | None, Selection]:
         request, layers = self.request, opened.layers
-        head = head_of(layers)
+        head = head_of(opened.network, layers)
         if request.criterion == "head":
             return None, select(layers, head, None, request.criterion, request.rho)
         body = [layer for layer in layers if layer is not head]

@@ -6,18 +6,51 @@ from collections.abc import Collection, Mapping, Sequence
 
 from signatures.builder import GraphBuilder
 from signatures.errors import InputError
-from signatures.gradients import rule_of
-from signatures.gradients.elementwise import through_activation
-from signatures.graph import Op, Tensor
+from signatures.gradients import RULES
+from signatures.gradients.elementwise import FUSED, through_activation
+from signatures.graph import Graph, Op, Tensor
 
 
 def dependents(ops: Sequence[Op], sources: Collection[Tensor]) -> set[Tensor]:
-    """`sources` and every tensor that `ops` compute from them: where gradients have to pass."""
+    """`sources` and every float32 tensor that `ops` compute from them: where gradients have to pass."""
     reached = set(sources)
     for op in ops:
         if not reached.isdisjoint(op.inputs):
-            reached.update(op.outputs)
+            reached.update(tensor for tensor in op.outputs if tensor.dtype == "float32")
     return reached
+
+
+def obstacle(op: Op) -> str | None:
+    """Why no gradient can pass `op`, or None if one can."""
+    name = op.outputs[0].name
+    if op.kind not in RULES or len(op.outputs) != 1:
+        return f"no gradient rule for {op.kind}, which makes {name!r}"
+    activation = op.options.integer("FusedActivationFunction")
+    if activation not in FUSED:
+        return f"{op.kind}, which makes {name!r}, fuses activation {activation}, which has no gradient rule"
+    # Positions, axes and sizes decide how the gradient's graph looks, so they have to be known.
+    if any(t is not None and t.data is None and t.dtype not in ("float32", "bool") for t in op.inputs):
+        return f"{op.kind}, which makes {name!r}, reads positions or sizes that the network computes"
+    return None
+
+
+def obstacles(graph: Graph) -> dict[Tensor, str]:
+    """Tensors from which no gradient can be had, with the first reason on the way to the outputs.
+
+    A tensor's gradient is the sum over all ways to the outputs, so one obstacle on one of them is enough.
+    """
+    matters = set(graph.outputs)
+    blocked: dict[Tensor, str] = {}
+    for op in reversed(graph.ops):
+        if matters.isdisjoint(op.outputs):
+            continue
+        why = next((blocked[t] for t in op.outputs if t in blocked), None) or obstacle(op)
+        for tensor in op.inputs:
+            if tensor is not None and tensor.dtype == "float32":
+                matters.add(tensor)
+                if why:
+                    blocked.setdefault(tensor, why)
+    return blocked
 
 
 def backward(
@@ -27,7 +60,7 @@ def backward(
 
     `ops` are the forward ops in order; `seeds` gives, for each output, the gradient that arrives there, of the same
     shape. Returns the gradient of each wanted tensor that the outputs depend on. InputError if a gradient has to
-    pass an op without a rule.
+    pass an op that has an `obstacle`.
     """
     live = dependents(ops, wanted)
     gradients = dict(seeds)
@@ -35,13 +68,10 @@ def backward(
         needed = [tensor is not None and tensor in live for tensor in op.inputs]
         if not any(needed) or not any(output in gradients for output in op.outputs):
             continue
-        rule = rule_of(op.kind)
-        if rule is None or len(op.outputs) != 1:
-            raise InputError(
-                f"no gradient rule for {op.kind}, which makes {op.outputs[0].name!r}: train only layers behind it"
-            )
+        if (why := obstacle(op)) is not None:
+            raise InputError(f"{why}: train only layers behind it")
         arriving = gradients[op.output] if op.output in wanted else gradients.pop(op.output)
-        leaving = rule(b, op, through_activation(b, op, arriving), needed)
+        leaving = RULES[op.kind].rule(b, op, through_activation(b, op, arriving), needed)
         for tensor, gradient in zip(op.inputs, leaving, strict=True):
             if tensor is None or gradient is None:
                 continue

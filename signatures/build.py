@@ -16,22 +16,23 @@ from signatures.graph import Graph, Model, Signature, Tensor
 from signatures.layers import Layer
 from signatures.losses import softmax_cross_entropy
 from signatures.optimizers import Optimizer, Trained, step
-from signatures.passes import Slot, dynamic_products, replay, without_dead_ops
-from signatures.subset import WEIGHT, Parameter, Subset
+from signatures.passes import dynamic_products, without_dead_ops
+from signatures.replay import Slot, by_image, replay
+from signatures.subset import Parameter, Subset
 
 
 def infer(network: Graph, batch: int) -> Signature:
     """infer(x float32 [batch, H, W, C]) → logits float32 [batch, classes]."""
     b, x = _start("infer", network, batch)
-    logits = replay(b, network, x)[_logits(network)]
+    logits = replay(b, network, x).by_image(b, _logits(network))
     return Signature("infer", b.graph([logits]), {"x": x}, {"logits": logits})
 
 
-def activations(network: Graph, layers: Sequence[Layer], batch: int) -> Signature:
-    """activations(x) → one output a layer, named by it: the layer's output with its fused activation."""
-    b, x = _start("activations", network, batch)
-    new = replay(b, network, x)
-    outputs = {layer.name: new[network.ops[layer.op].output] for layer in layers}
+def activations(network: Graph, layers: Sequence[Layer]) -> Signature:
+    """activations(x float32 [1, H, W, C]) → one output a layer, named by it: with its fused activation."""
+    b, x = _start("activations", network, 1)
+    values = replay(b, network, x).values
+    outputs = {layer.name: values[network.ops[layer.op].output].tensor for layer in layers}
     return Signature("activations", without_dead_ops(b.graph(list(outputs.values()))), {"x": x}, outputs)
 
 
@@ -43,17 +44,17 @@ def gram(network: Graph, layers: Sequence[Layer], batch: int) -> Signature:
     activation is there, so the graph needs no more memory than inference and one centred copy.
     """
     forward, x = _start("gram", network, batch)
-    new = replay(forward, network, x)
-    wanted = {new[network.ops[layer.op].output]: layer.name for layer in layers}
+    values = replay(forward, network, x).values
+    wanted = {(value := values[network.ops[layer.op].output]).tensor: (layer.name, value) for layer in layers}
     b = GraphBuilder("gram")
     outputs = {}
     for op in forward.ops:
         b.ops.append(op)
         for activation in op.outputs:
             if activation in wanted:
-                name = wanted[activation]
-                centred = b.sub(activation, b.mean(activation, [0], keep=True), f"{name}/centred")
-                rows = b.reshape(centred, (batch, activation.size // batch))
+                name, value = wanted[activation]
+                rows = by_image(b, value, batch)
+                rows = b.sub(rows, b.mean(rows, [0], keep=True), f"{name}/centred")
                 outputs[name] = b.fully_connected(rows, rows, name=f"{name}/gram")
     ordered = {layer.name: outputs[layer.name] for layer in layers}
     graph = without_dead_ops(Graph("gram", tuple(b.ops), (x,), tuple(ordered.values())))
@@ -72,7 +73,7 @@ def inference_model(network: Graph, batch: int = 1) -> Model:
 
 def bundle_model(network: Graph, layers: Sequence[Layer], batch: int) -> Model:
     """The bundle's `model.tflite`: infer and activations of one image, gram of a batch; all share the weights."""
-    return _model([infer(network, 1), activations(network, layers, 1), gram(network, layers, batch)])
+    return _model([infer(network, 1), activations(network, layers), gram(network, layers, batch)])
 
 
 def gradient_model(network: Graph, subset: Subset, batch: int) -> Model:
@@ -137,7 +138,7 @@ def _forward_backward(
     b: GraphBuilder, network: Graph, x: Tensor, labels: Tensor, values: dict[Parameter, Tensor]
 ) -> tuple[Tensor, dict[Parameter, Tensor]]:
     substitutes: dict[Slot, Tensor] = {p.slot: value for p, value in values.items()}
-    logits = replay(b, network, x, substitutes)[_logits(network)]
+    logits = replay(b, network, x, substitutes).by_image(b, _logits(network))
     forward = tuple(b.ops)
     loss, error = softmax_cross_entropy(b, logits, labels)
     gradients = backward(b, forward, {logits: error}, list(values.values()))
@@ -167,7 +168,7 @@ def _train(network: Graph, parameters: Sequence[Parameter], batch: int, optimize
             values[p],
             gradients[p],
             tuple(b.read(h, p.shape, f"{p.name}/{slot}") for h, slot in zip(states[p], optimizer.slots, strict=True)),
-            decays=p.slot[1] == WEIGHT,
+            decays=not p.is_bias,
         )
         for p in parameters
     ]
@@ -187,7 +188,7 @@ def _infer_trained(network: Graph, parameters: Sequence[Parameter], batch: int) 
     b, x = _start("infer", network, batch)
     b.call_once(_START_GRAPH)
     substitutes = {p.slot: b.read(b.variable(p.name), p.shape, p.name) for p in parameters}
-    logits = replay(b, network, x, substitutes)[_logits(network)]
+    logits = replay(b, network, x, substitutes).by_image(b, _logits(network))
     return Signature("infer", dynamic_products(b.graph([logits])), {"x": x}, {"logits": logits})
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from signatures.graph import Array, Graph, Op, Options, Tensor, constant
-from signatures.shapes import VALID, infer
+from signatures.shapes import VALID, infer, infer_parts
 
-NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3
+NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6, TANH = 0, 1, 2, 3, 4
 """The schema's ActivationFunctionType, as far as kernels fuse it."""
 
 
@@ -70,6 +70,18 @@ class GraphBuilder:
         self.ops.append(Op(kind, tuple(inputs), (output,), options, version))
         return output
 
+    def emit_many(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor | None],
+        options: Options = Options(),  # noqa: B008 (frozen)
+    ) -> tuple[Tensor, ...]:
+        """Append an op with several results, whose shapes and dtypes are inferred: SPLIT, SPLIT_V, UNPACK."""
+        values = infer_parts(kind, inputs, options)
+        outputs = tuple(Tensor(self.unique(kind.lower()), shape, dtype) for shape, dtype in values)
+        self.ops.append(Op(kind, tuple(inputs), outputs, options))
+        return outputs
+
     def graph(self, outputs: Sequence[Tensor]) -> Graph:
         """The finished graph."""
         return Graph(self.name, tuple(self.ops), tuple(self.inputs), tuple(outputs))
@@ -96,6 +108,26 @@ class GraphBuilder:
         """Elementwise minimum."""
         return self.emit("MINIMUM", (x, y), Options("MaximumMinimumOptions"))
 
+    def maximum(self, x: Tensor, y: Tensor) -> Tensor:
+        """Elementwise maximum."""
+        return self.emit("MAXIMUM", (x, y), Options("MaximumMinimumOptions"))
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        """factor · x; no op where the factor is 1."""
+        return x if factor == 1.0 else self.mul(x, self.scalar(factor))
+
+    def shift(self, x: Tensor, term: float) -> Tensor:
+        """x + term."""
+        return self.add(x, self.scalar(term))
+
+    def complement(self, x: Tensor) -> Tensor:
+        """1 − x."""
+        return self.sub(self.scalar(1.0), x)
+
+    def positive(self, x: Tensor) -> Tensor:
+        """1 where x > 0, else 0: SIGN and RELU stay inside XNNPACK, comparisons do not (FACTS §1)."""
+        return self.unary("RELU", self.unary("SIGN", x))
+
     def unary(self, kind: str, x: Tensor, name: str | None = None) -> Tensor:
         """An elementwise op without options: EXP, NEG, RSQRT, SIGN, SQRT, SQUARE, RELU …"""
         return self.emit(kind, (x,), name=name)
@@ -103,9 +135,11 @@ class GraphBuilder:
     # Shapes -----------------------------------------------------------------------------------------------------
 
     def reshape(self, x: Tensor, shape: Sequence[int], name: str | None = None) -> Tensor:
-        """x in another shape; no op where the shape is the same already."""
+        """x in another shape; no op where the shape is the same already, nor for a constant."""
         if tuple(shape) == x.shape:
             return x
+        if x.data is not None:
+            return self.const(x.data.reshape(shape), name or x.name)
         return self.emit("RESHAPE", (x, self.ints(shape, "shape")), Options("ReshapeOptions"), name)
 
     def transpose(self, x: Tensor, axes: Sequence[int], name: str | None = None) -> Tensor:
@@ -128,6 +162,13 @@ class GraphBuilder:
             return x
         bounds = [self.ints(v, "bounds") for v in (begins, ends, strides)]
         return self.emit("STRIDED_SLICE", (x, *bounds), Options("StridedSliceOptions"))
+
+    def slice(self, x: Tensor, axis: int, begin: int, end: int) -> Tensor:
+        """x[begin:end] along `axis`, as far as x reaches; no op where it takes everything."""
+        end = min(end, x.shape[axis])
+        begins = [begin if i == axis else 0 for i in range(len(x.shape))]
+        ends = [end if i == axis else side for i, side in enumerate(x.shape)]
+        return self.strided_slice(x, begins, ends, [1] * len(ends))
 
     def reverse(self, x: Tensor, axis: int) -> Tensor:
         """x reversed along one axis (tflite-runtime 2.14.0 is wrong on two at once)."""

@@ -66,6 +66,13 @@ class Options:
             raise InputError(f"{self.table}.{name} is {value!r}, expected an integer")
         return int(value)
 
+    def number(self, name: str, default: float = 0.0) -> float:
+        """Field `name` as a float."""
+        value = self.fields.get(name, default)
+        if not isinstance(value, int | float):
+            raise InputError(f"{self.table}.{name} is {value!r}, expected a number")
+        return float(value)
+
     def flag(self, name: str) -> bool:
         """Field `name` as a bool; absent means False."""
         return bool(self.fields.get(name, False))

@@ -1,4 +1,4 @@
-"""The layers of a network: weight ops with the numbers that selection needs."""
+"""Layers of a graph: every op with weights of its own, and the numbers that selection needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from signatures.errors import InputError
 from signatures.graph import Graph, Op
 
-_KINDS = {"CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "dense"}
+_KINDS = {
+    "CONV_2D": "conv",
+    "DEPTHWISE_CONV_2D": "depthwise",
+    "TRANSPOSE_CONV": "transpose conv",
+    "FULLY_CONNECTED": "dense",
+    "BATCH_MATMUL": "matmul",
+}
+_BIAS_SLOTS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "TRANSPOSE_CONV": 3, "FULLY_CONNECTED": 2}
 
 
 @dataclass(frozen=True)
@@ -17,10 +24,13 @@ class Layer:
 
     name: str
     kind: str
-    """conv, depthwise or dense."""
+    """conv, depthwise, transpose conv, dense or matmul."""
     op: int
     """Index of the op in its graph."""
+    weight_slot: int
+    """Which input of the op the weights are."""
     weight_shape: tuple[int, ...]
+    bias_slot: int | None
     bias_shape: tuple[int, ...] | None
     activation_size: int
     """Elements of the output for one image: |a| of the paper."""
@@ -34,11 +44,12 @@ class Layer:
 
 
 def find_layers(graph: Graph) -> tuple[Layer, ...]:
-    """The layers of `graph` in execution order; a layer's weights are a float32 constant.
+    """The layers of `graph` in execution order; a layer's weights are a float32 constant of at least two axes.
 
     Raises InputError if there are none or two have the same name.
     """
-    layers = tuple(_layer(index, op) for index, op in enumerate(graph.ops) if _is_layer(op))
+    slots = [(index, op, weight_slot(op)) for index, op in enumerate(graph.ops)]
+    layers = tuple(_layer(index, op, slot) for index, op, slot in slots if slot is not None)
     if not layers:
         raise InputError(f"graph {graph.name!r} has no convolution or dense layer with constant float32 weights")
     names = [layer.name for layer in layers]
@@ -48,29 +59,42 @@ def find_layers(graph: Graph) -> tuple[Layer, ...]:
     return layers
 
 
-def head_of(layers: tuple[Layer, ...]) -> Layer:
-    """The classifier: the last layer, which must be dense."""
-    if layers[-1].kind != "dense":
-        raise InputError(f"the last layer, {layers[-1].name!r}, is {layers[-1].kind}; expected a dense classifier")
-    return layers[-1]
+def weight_slot(op: Op) -> int | None:
+    """Which input of `op` are weights; None if it is no layer. A matrix product has them on either side."""
+    if op.kind not in _KINDS:
+        return None
+    for slot in (1, 0) if op.kind == "BATCH_MATMUL" else (1,):
+        weight = op.optional(slot)
+        if weight is not None and weight.data is not None and weight.dtype == "float32" and len(weight.shape) > 1:
+            return slot
+    return None
 
 
-def _is_layer(op: Op) -> bool:
-    weight = op.optional(1) if op.kind in _KINDS else None
-    return weight is not None and weight.data is not None and weight.dtype == "float32"
-
-
-def _layer(index: int, op: Op) -> Layer:
-    weight, bias, y = op.input(1), op.optional(2), op.output
-    per_image = math.prod(y.shape[1:])
-    # Products per output element: the filter without its output channels.
-    reach = math.prod(weight.shape[1:3]) if op.kind == "DEPTHWISE_CONV_2D" else math.prod(weight.shape[1:])
+def _layer(index: int, op: Op, slot: int) -> Layer:
+    weight, y = op.input(slot), op.output
+    bias_slot = _BIAS_SLOTS.get(op.kind)
+    bias = None if bias_slot is None else op.optional(bias_slot)
+    has_bias = bias is not None and bias.data is not None
     return Layer(
         name=y.name,
         kind=_KINDS[op.kind],
         op=index,
+        weight_slot=slot,
         weight_shape=weight.shape,
-        bias_shape=None if bias is None or bias.data is None else bias.shape,
-        activation_size=per_image,
-        macs=per_image * reach,
+        bias_slot=bias_slot if has_bias else None,
+        bias_shape=bias.shape if bias is not None and has_bias else None,
+        activation_size=math.prod(y.shape[1:]),
+        macs=_macs(op, slot),
     )
+
+
+def _macs(op: Op, slot: int) -> int:
+    weight, y = op.input(slot), op.output
+    if op.kind == "TRANSPOSE_CONV":  # each input value meets every tap and output channel
+        return op.input(2).size // op.input(2).shape[0] * math.prod(weight.shape[:3])
+    if op.kind == "BATCH_MATMUL":
+        inner = weight.shape[-1 if op.options.flag("AdjY") == (slot == 1) else -2]
+        return y.size // y.shape[0] * inner
+    # Products per output element: the filter without its output channels.
+    reach = math.prod(weight.shape[1:3]) if op.kind == "DEPTHWISE_CONV_2D" else math.prod(weight.shape[1:])
+    return math.prod(y.shape[1:]) * reach

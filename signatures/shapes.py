@@ -6,6 +6,7 @@ Source of the rules: the `Prepare` functions of TensorFlow Lite's builtin kernel
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,23 @@ ShapeRule = Callable[[Inputs, Options], Value]
 
 SAME, VALID = 0, 1
 _RULES: dict[str, ShapeRule] = {}
+BOOL = "bool"
+
+ELEMENTWISE = (
+    "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "ELU", "HARD_SWISH", "GELU", "LOGISTIC", "TANH",
+    "EXP", "LOG", "SQRT", "RSQRT", "SQUARE", "ABS", "NEG", "SIGN", "SIN", "COS", "FLOOR", "CEIL", "ROUND",
+    "LOGICAL_NOT",
+)  # fmt: skip
+"""Ops of one input that work value by value."""
+LAST_AXIS = ("SOFTMAX", "LOG_SOFTMAX", "L2_NORMALIZATION")
+"""Ops of one input that work over its last axis."""
+ARITHMETIC = (
+    "ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "POW", "PRELU", "FLOOR_DIV", "FLOOR_MOD",
+)  # fmt: skip
+COMPARISONS = (
+    "EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "LOGICAL_AND", "LOGICAL_OR",
+)  # fmt: skip
+"""Both are value by value over two inputs, which are broadcast against each other."""
 
 
 def infer(kind: str, inputs: Inputs, options: Options) -> Value:
@@ -133,19 +151,46 @@ def _batch_matmul(inputs: Inputs, options: Options) -> Value:
     return (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), rows, columns), x.dtype
 
 
-@_rule("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "POW")
+def broadcast(*shapes: Shape) -> Shape:
+    """The common shape of operands. InputError if there is none."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise InputError(f"shapes {' and '.join(str(list(s)) for s in shapes)} do not broadcast") from None
+
+
+@_rule(*ARITHMETIC)
 def _broadcast(inputs: Inputs, _options: Options) -> Value:
     x, y = _at(inputs, 0), _at(inputs, 1)
-    try:
-        return np.broadcast_shapes(x.shape, y.shape), x.dtype
-    except ValueError:
-        raise InputError(f"shapes {list(x.shape)} and {list(y.shape)} do not broadcast") from None
+    return broadcast(x.shape, y.shape), x.dtype
 
 
-@_rule(
-    "RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "TANH", "EXP", "LOG", "SQRT", "RSQRT", "SQUARE", "ABS", "NEG", "SIGN",
-    "SOFTMAX", "LOG_SOFTMAX",
-)  # fmt: skip
+@_rule(*COMPARISONS)
+def _comparison(inputs: Inputs, _options: Options) -> Value:
+    return broadcast(_at(inputs, 0).shape, _at(inputs, 1).shape), BOOL
+
+
+@_rule("SELECT", "SELECT_V2")
+def _select(inputs: Inputs, _options: Options) -> Value:
+    condition, x, y = (_at(inputs, i) for i in range(3))
+    return broadcast(condition.shape, x.shape, y.shape), x.dtype
+
+
+@_rule("CAST")
+def _cast(inputs: Inputs, options: Options) -> Value:
+    return _at(inputs, 0).shape, _CAST_TYPES.get(options.integer("OutDataType"), "an unknown type")
+
+
+_CAST_TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: BOOL, 7: "int16", 9: "int8"}
+"""The schema's TensorType, as far as casts between them concern us."""
+
+
+@_rule("DEQUANTIZE")
+def _dequantize(inputs: Inputs, _options: Options) -> Value:
+    return _at(inputs, 0).shape, "float32"
+
+
+@_rule(*ELEMENTWISE, *LAST_AXIS, "REVERSE_V2", "CUMSUM")
 def _unary(inputs: Inputs, _options: Options) -> Value:
     x = _at(inputs, 0)
     return x.shape, x.dtype
@@ -156,7 +201,7 @@ def reduced_axes(rank: int, axes: Tensor) -> tuple[int, ...]:
     return tuple(sorted({axis % rank for axis in constant_ints(axes)}))
 
 
-@_rule("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
+@_rule("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD")
 def _reduce(inputs: Inputs, options: Options) -> Value:
     x = _at(inputs, 0)
     axes = reduced_axes(len(x.shape), _at(inputs, 1))
@@ -196,24 +241,72 @@ def _slice(inputs: Inputs, _options: Options) -> Value:
     return tuple(side - begin if size == -1 else size for side, begin, size in sides), x.dtype
 
 
-@_rule("STRIDED_SLICE")
-def _strided_slice(inputs: Inputs, options: Options) -> Value:
+@dataclass(frozen=True)
+class SlicePlan:
+    """What a STRIDED_SLICE takes, axis by axis of its input."""
+
+    ranges: tuple[range, ...]
+    """Positions taken."""
+    entries: tuple[int | None, ...]
+    """Which entry of begins, ends and strides speaks of the axis; None where none does, and everything is taken."""
+    results: tuple[int | None, ...]
+    """The axis of the output, None where it is dropped."""
+    shape: Shape
+    """Of the output."""
+
+
+def slice_plan(inputs: Inputs, options: Options) -> SlicePlan:
+    """Masks as in TensorFlow's `strided_slice`: bit i speaks of entry i of begins, ends and strides."""
     x = _at(inputs, 0)
     begins, ends, strides = (constant_ints(_at(inputs, i)) for i in (1, 2, 3))
-    if options.integer("EllipsisMask") or options.integer("NewAxisMask"):
-        raise InputError("STRIDED_SLICE with an ellipsis or a new axis is not supported")
-    shape = []
-    for axis, side in enumerate(x.shape):
-        if axis >= len(begins):
+    masks = {name: options.integer(f"{name}Mask") for name in ("Begin", "End", "Ellipsis", "NewAxis", "ShrinkAxis")}
+
+    def has(mask: str, entry: int) -> bool:
+        return bool(masks[mask] >> entry & 1)
+
+    entries: list[int | None] = []
+    results: list[int | None] = []
+    ranges: list[range] = []
+    shape: list[int] = []
+
+    def take(axes: int) -> None:
+        """Everything of the next axes."""
+        for side in x.shape[len(ranges) : len(ranges) + axes]:
+            ranges.append(range(side))
+            entries.append(None)
+            results.append(len(shape))
             shape.append(side)
-            continue
-        bit = 1 << axis
-        begin = None if options.integer("BeginMask") & bit else begins[axis]
-        end = None if options.integer("EndMask") & bit else ends[axis]
-        if options.integer("ShrinkAxisMask") & bit:
-            continue
-        shape.append(len(range(*slice(begin, end, strides[axis]).indices(side))))
-    return tuple(shape), x.dtype
+
+    dense = [i for i in range(len(begins)) if not has("Ellipsis", i) and not has("NewAxis", i)]
+    if len(dense) > len(x.shape):
+        raise InputError(f"STRIDED_SLICE speaks of {len(dense)} axes of {list(x.shape)}")
+    for i, (begin, end, stride) in enumerate(zip(begins, ends, strides, strict=True)):
+        if has("Ellipsis", i):
+            take(len(x.shape) - len(dense))
+        elif has("NewAxis", i):
+            shape.append(1)
+        else:
+            side = x.shape[len(ranges)]
+            entries.append(i)
+            if has("ShrinkAxis", i):
+                position = begin + side if begin < 0 else begin
+                ranges.append(range(position, position + 1))
+                results.append(None)
+                continue
+            end = begin + end if options.flag("Offset") else end
+            bounds = slice(None if has("Begin", i) else begin, None if has("End", i) else end, stride)
+            ranges.append(range(*bounds.indices(side)))
+            results.append(len(shape))
+            shape.append(len(ranges[-1]))
+    take(len(x.shape) - len(ranges))
+    if any(len(r) == 0 or not 0 <= r[0] < side for r, side in zip(ranges, x.shape, strict=True)):
+        raise InputError(f"STRIDED_SLICE takes nothing of {list(x.shape)}")
+    return SlicePlan(tuple(ranges), tuple(entries), tuple(results), tuple(shape))
+
+
+@_rule("STRIDED_SLICE")
+def _strided_slice(inputs: Inputs, options: Options) -> Value:
+    return slice_plan(inputs, options).shape, _at(inputs, 0).dtype
 
 
 @_rule("CONCATENATION")
@@ -232,10 +325,68 @@ def _squeeze(inputs: Inputs, options: Options) -> Value:
     return tuple(side for i, side in enumerate(x.shape) if i not in drop), x.dtype
 
 
-@_rule("REVERSE_V2")
-def _reverse(inputs: Inputs, _options: Options) -> Value:
+@_rule("EXPAND_DIMS")
+def _expand_dims(inputs: Inputs, _options: Options) -> Value:
     x = _at(inputs, 0)
-    return x.shape, x.dtype
+    (axis,) = constant_ints(_at(inputs, 1))
+    axis %= len(x.shape) + 1
+    return (*x.shape[:axis], 1, *x.shape[axis:]), x.dtype
+
+
+@_rule("TILE")
+def _tile(inputs: Inputs, _options: Options) -> Value:
+    x = _at(inputs, 0)
+    return tuple(n * side for n, side in zip(constant_ints(_at(inputs, 1)), x.shape, strict=True)), x.dtype
+
+
+@_rule("BROADCAST_TO")
+def _broadcast_to(inputs: Inputs, _options: Options) -> Value:
+    x = _at(inputs, 0)
+    shape = constant_ints(_at(inputs, 1))
+    if broadcast(x.shape, shape) != shape:
+        raise InputError(f"BROADCAST_TO cannot stretch {list(x.shape)} to {list(shape)}")
+    return shape, x.dtype
+
+
+@_rule("GATHER")
+def _gather(inputs: Inputs, options: Options) -> Value:
+    x, positions = _at(inputs, 0), _at(inputs, 1)
+    if options.integer("BatchDims"):
+        raise InputError("GATHER with batch dimensions is not supported")
+    axis = options.integer("Axis") % len(x.shape)
+    return (*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :]), x.dtype
+
+
+@_rule("PACK")
+def _pack(inputs: Inputs, options: Options) -> Value:
+    x = _at(inputs, 0)
+    axis = options.integer("Axis") % (len(x.shape) + 1)
+    return (*x.shape[:axis], len(inputs), *x.shape[axis:]), x.dtype
+
+
+@_rule("SPACE_TO_DEPTH")
+def _space_to_depth(inputs: Inputs, options: Options) -> Value:
+    x, block = _at(inputs, 0), options.integer("BlockSize", 1)
+    n, height, width, channels = x.shape
+    if height % block or width % block:
+        raise InputError(f"SPACE_TO_DEPTH cannot cut {list(x.shape)} into blocks of {block}")
+    return (n, height // block, width // block, channels * block * block), x.dtype
+
+
+@_rule("DEPTH_TO_SPACE")
+def _depth_to_space(inputs: Inputs, options: Options) -> Value:
+    x, block = _at(inputs, 0), options.integer("BlockSize", 1)
+    n, height, width, channels = x.shape
+    if channels % (block * block):
+        raise InputError(f"DEPTH_TO_SPACE cannot make blocks of {block} of {list(x.shape)}")
+    return (n, height * block, width * block, channels // (block * block)), x.dtype
+
+
+@_rule("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+def _resize(inputs: Inputs, _options: Options) -> Value:
+    x = _at(inputs, 0)
+    height, width = constant_ints(_at(inputs, 1))
+    return (x.shape[0], height, width, x.shape[3]), x.dtype
 
 
 @_rule("ONE_HOT")
@@ -247,3 +398,34 @@ def _one_hot(inputs: Inputs, _options: Options) -> Value:
 @_rule("FILL")
 def _fill(inputs: Inputs, _options: Options) -> Value:
     return constant_ints(_at(inputs, 0)), _at(inputs, 1).dtype
+
+
+# Ops with several results --------------------------------------------------------------------------------------------
+
+
+def infer_parts(kind: str, inputs: Inputs, options: Options) -> tuple[Value, ...]:
+    """Shapes and dtypes of the results of SPLIT, SPLIT_V or UNPACK. InputError if the inputs do not fit."""
+    if kind == "UNPACK":
+        x = _at(inputs, 0)
+        axis = options.integer("Axis") % len(x.shape)
+        return (((*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype),) * x.shape[axis]
+    x, axis, lengths = split_lengths(kind, inputs, options)
+    return tuple(((*x.shape[:axis], length, *x.shape[axis + 1 :]), x.dtype) for length in lengths)
+
+
+def split_lengths(kind: str, inputs: Inputs, options: Options) -> tuple[Tensor, int, tuple[int, ...]]:
+    """What is split by a SPLIT or SPLIT_V, along which axis, into parts of which lengths."""
+    x = _at(inputs, 1 if kind == "SPLIT" else 0)
+    (axis,) = constant_ints(_at(inputs, 0 if kind == "SPLIT" else 2))
+    axis %= len(x.shape)
+    side = x.shape[axis]
+    if kind == "SPLIT":
+        count = options.integer("NumSplits", 1)
+        lengths = (side // count,) * count
+    else:
+        lengths = constant_ints(_at(inputs, 1))
+        rest = side - sum(length for length in lengths if length != -1)
+        lengths = tuple(rest if length == -1 else length for length in lengths)
+    if sum(lengths) != side or min(lengths) < 1:
+        raise InputError(f"{kind} cannot cut {side} into {list(lengths)}")
+    return x, axis, lengths

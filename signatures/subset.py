@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from signatures.errors import InputError
 from signatures.layers import Layer
 
-WEIGHT, BIAS = 1, 2
-"""Input index of the parameter in its op; the same for every weight op of TFLite."""
-_ROLES = {WEIGHT: "weight", BIAS: "bias"}
-
 
 @dataclass(frozen=True)
 class Parameter:
@@ -23,6 +19,7 @@ class Parameter:
     slot: tuple[int, int]
     """(op index in the network, input index)."""
     shape: tuple[int, ...]
+    is_bias: bool
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,15 @@ class Subset:
 
     def parameters(self) -> tuple[Parameter, ...]:
         """The trainable tensors, weight before bias, in model order."""
-        return tuple(
-            Parameter(f"{layer.name}/{_ROLES[role]}", (layer.op, role), shape)
-            for layer in self.layers
-            for role, shape in ((WEIGHT, layer.weight_shape), (BIAS, layer.bias_shape))
-            if shape is not None
-        )
+        parameters: list[Parameter] = []
+        for layer in self.layers:
+            parameters.append(
+                Parameter(f"{layer.name}/weight", (layer.op, layer.weight_slot), layer.weight_shape, False)
+            )
+            if layer.bias_slot is not None and layer.bias_shape is not None:
+                slot = layer.op, layer.bias_slot
+                parameters.append(Parameter(f"{layer.name}/bias", slot, layer.bias_shape, is_bias=True))
+        return tuple(parameters)
 
 
 def subset_of(layers: Sequence[Layer], names: Iterable[str]) -> Subset:

@@ -30,6 +30,8 @@ INLINE_BYTES = 1024
 """Constants below this size stay inside the flatbuffer, where every tool finds them."""
 ALIGNMENT = 64
 """Alignment of appended constants: a cache line, more than the 16 bytes that the kernels need."""
+COPY_BYTES = 4 << 20
+"""Constants are copied in pieces of this size."""
 NO_BUFFER = 0
 """By the schema's rule buffer 0 is empty and means: not a constant."""
 
@@ -313,8 +315,29 @@ def _write(model: Model, file: BinaryIO) -> None:
     for index, place in zip(constants.appended, places, strict=True):
         file.write(b"\0" * (place - position))
         array = constants.arrays[index]
-        file.write(array.reshape(-1).view(np.uint8).data)
+        _copy(array, file)
         position = place + array.nbytes
+
+
+def _copy(array: Array, file: BinaryIO) -> None:
+    """Write a constant, in pieces; pages of a mapped file leave memory again as soon as they are written."""
+    content = array.reshape(-1).view(np.uint8)
+    mapping = _mapping_of(array)
+    first = 0 if mapping is None else content.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    for begin in range(0, content.nbytes, COPY_BYTES):
+        piece = content[begin : begin + COPY_BYTES]
+        file.write(piece.data)
+        if mapping is not None:
+            page = (first + begin) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapping.madvise(mmap.MADV_DONTNEED, page, first + begin + piece.nbytes - page)
+
+
+def _mapping_of(array: Array) -> mmap.mmap | None:
+    """The mapped file that an array is a view of."""
+    base: object = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return base if isinstance(base, mmap.mmap) else None
 
 
 class _Constants:

@@ -1,16 +1,30 @@
-"""Fixtures that more than one folder of tests uses."""
+"""Fixtures that more than one folder of tests uses, and Hypothesis' profiles."""
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
 
-from tests.oracles.other_runtime import RUNTIMES, Runner, runner_of
+import pytest
+from hypothesis import settings
+
+from tests.oracles.other_runtime import RUNTIMES, Runner, Runtimes
+
+# `make test` meets the same examples every time; --hypothesis-profile=thorough looks for new ones, and for more.
+settings.register_profile("default", derandomize=True, database=None, deadline=None)
+settings.register_profile("thorough", max_examples=1600, deadline=None)
+
+
+@pytest.fixture(scope="session")
+def runtimes() -> Iterator[Runtimes]:
+    """Both runtimes, each in a process of its own that lives until the last test."""
+    with Runtimes() as every:
+        yield every
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
-def run(request: pytest.FixtureRequest) -> Runner:
-    """Runs jobs on ai-edge-litert in this process; the same test again on tflite-runtime 2.14 in another.
+def run(request: pytest.FixtureRequest, runtimes: Runtimes) -> Runner:
+    """Runs jobs on ai-edge-litert; the same test again on tflite-runtime 2.14.
 
     A wider scope would make pytest go through all modules once a runtime, and compute every oracle twice.
     """
-    return runner_of(request.param)
+    return runtimes.runner_of(request.param)

@@ -9,11 +9,22 @@ from typing import Any
 
 from converter.network import SourceNetwork
 from converter.quiet import import_tensorflow
-from converter.weights import Convention, WeightSources, read_weights
+from converter.weights import Convention, WeightSet, WeightSources, read_weights
 from signatures.catalogue import Preprocessing
 from signatures.errors import UsageError
 
-MODULES = {"mobilenetv2": "converter.zoo.mobilenetv2"}
+MODULES = {
+    name: f"converter.zoo.{name}"
+    for name in (
+        "mobilenetv2",
+        "mobilenetv3_small",
+        "mobilenetv3_large",
+        "efficientnet_lite0",
+        "resnet50",
+        "vgg16",
+        "vit_b16",
+    )
+}
 """Name → module with a `ZOO_ENTRY`. Imported only when asked for, because they import TensorFlow."""
 
 RANDOM = "random"
@@ -26,7 +37,11 @@ class ZooEntry:
 
     `build(convention, image, classes)` returns a Keras model, input [None, image, image, 3], output logits, whose
     last layer, the dense `head`, starts at zero. `classes` is the size of the published classifier, `min_image` the
-    smallest side of a square input in pixels, and `torch_modules` maps Keras' layer names to torch's modules.
+    smallest side of a square input in pixels, which must be a multiple of `image_multiple`.
+
+    `torch_modules` maps Keras' layer names to torch's modules. Before that `arrange(weights, image)` brings published
+    values into the shape of our model where they differ in more than names and layout. Where not `head_published`, no
+    published weights have a head that fits ours, so that it is fresh whatever is asked for.
     """
 
     build: Callable[[Convention, int, int], Any]
@@ -36,6 +51,9 @@ class ZooEntry:
     head: str
     classes: int
     min_image: int
+    image_multiple: int = 1
+    head_published: bool = True
+    arrange: Callable[[WeightSet, int], WeightSet] = lambda weights, _image: weights
 
 
 def load(name: str, weights: str, image: int, classes: int | None) -> SourceNetwork:
@@ -52,16 +70,19 @@ def load(name: str, weights: str, image: int, classes: int | None) -> SourceNetw
     entry: ZooEntry = importlib.import_module(MODULES[name]).ZOO_ENTRY
     if image < entry.min_image:
         raise UsageError(f"{name} needs images of at least {entry.min_image} pixels, got {image}")
+    if image % entry.image_multiple:
+        raise UsageError(f"{name} needs images of a multiple of {entry.image_multiple} pixels, got {image}")
     if classes is not None and classes < 2:
         raise UsageError(f"a classifier needs at least 2 classes, got {classes}")
     fresh = () if classes is None else (entry.head,)
     convention: Convention
     if weights == RANDOM:
-        convention, provenance = "torch", f"random: He normal, seed {keras_tensors.RANDOM_SEED}"
+        convention, provenance = "torch", f"random, seed {keras_tensors.RANDOM_SEED}"
         model = entry.build(convention, image, classes or entry.classes)
         keras_tensors.randomise(model, entry.preprocessing[convention], fresh)
     else:
-        weight_set = read_weights(weights, entry.sources, image)
+        weight_set = entry.arrange(read_weights(weights, entry.sources, image), image)
+        fresh = fresh if entry.head_published else (entry.head,)
         convention, provenance = weight_set.convention, weight_set.provenance
         model = entry.build(convention, image, classes or entry.classes)
         keras_tensors.assign(model, weight_set, entry.torch_modules, fresh)

@@ -1,4 +1,4 @@
-"""Gradients of CONV_2D and DEPTHWISE_CONV_2D with builtin ops.
+"""Gradients of CONV_2D, DEPTHWISE_CONV_2D and TRANSPOSE_CONV with builtin ops.
 
 With respect to the input, a convolution's gradient is a convolution of dy — zeros inserted between its pixels where
 the stride is more than 1 — with the filter flipped along both axes and its channels swapped. With respect to the
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from signatures.builder import GraphBuilder
-from signatures.errors import InputError
 from signatures.gradients.dense import weight_gradient
-from signatures.gradients.registry import gradient
+from signatures.gradients.registry import Gradients, gradient
 from signatures.graph import Array, Op, Tensor
 from signatures.shapes import window_padding
 
@@ -37,17 +36,12 @@ class Window:
         """Input pixels from the first tap to the last, both included."""
         return (self.size[0] - 1) * self.dilation[0] + 1, (self.size[1] - 1) * self.dilation[1] + 1
 
-    @property
-    def is_pointwise(self) -> bool:
-        """One tap at every pixel: a plain matrix product."""
-        return self.size == (1, 1) and self.stride == (1, 1)
 
-
-def window_of(op: Op, size: tuple[int, int]) -> Window:
-    """The window of `op`, whose filter or pool has `size`."""
+def window_of(op: Op, size: tuple[int, int], over: tuple[int, ...] | None = None) -> Window:
+    """The window of `op`, whose filter or pool has `size`, over an image of shape `over`: its input 0 unless given."""
     stride = op.options.integer("StrideH", 1), op.options.integer("StrideW", 1)
     dilation = op.options.integer("DilationHFactor", 1), op.options.integer("DilationWFactor", 1)
-    sides, padding = op.input(0).shape[1:3], op.options.integer("Padding")
+    sides, padding = (over or op.input(0).shape)[1:3], op.options.integer("Padding")
     pads = [window_padding(sides[i], size[i], stride[i], dilation[i], padding) for i in (0, 1)]
     return Window(size, stride, dilation, (pads[0][0], pads[1][0]), (pads[0][1], pads[1][1]))
 
@@ -116,34 +110,54 @@ def adjoint_filter(b: GraphBuilder, w: Tensor) -> Tensor:
 
 
 @gradient("CONV_2D")
-def _conv_2d(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+def _conv_2d(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
+    """dx: convolution of dy with the flipped filter; dW: a product for each tap; db = Σ dy"""
     x, w = op.input(0), op.input(1)
-    if x.shape[3] != w.shape[3]:
-        raise InputError(f"no gradient for the grouped convolution {op.output.name!r}: freeze it and all before it")
     window = window_of(op, (w.shape[1], w.shape[2]))
+    groups = x.shape[3] // w.shape[3]
+    units, depth = w.shape[0] // groups, w.shape[3]
+    dxs: list[Tensor] = []
+    dws: list[Tensor] = []
+    for group in range(groups):
+        dy_part = b.slice(dy, 3, group * units, (group + 1) * units)
+        if wanted[0]:
+            dxs.append(_conv_2d_input(b, x.shape, _units(b, w, group * units, units), dy_part, window))
+        if wanted[1]:
+            x_part = b.slice(x, 3, group * depth, (group + 1) * depth)
+            dws.append(_conv_2d_filter(b, x_part, (units, *w.shape[1:]), dy_part, window))
     gradients: list[Tensor | None] = [None] * len(wanted)
     if wanted[0]:
-        gradients[0] = _conv_2d_input(b, x, w, dy, window)
+        gradients[0] = dxs[0] if groups == 1 else b.concat(dxs, axis=3)
     if wanted[1]:
-        gradients[1] = _conv_2d_filter(b, x, w, dy, window)
+        gradients[1] = dws[0] if groups == 1 else b.concat(dws, axis=0)
     if len(wanted) > 2 and wanted[2]:
         gradients[2] = b.sum(dy, [0, 1, 2])
     return gradients
 
 
-def _conv_2d_input(b: GraphBuilder, x: Tensor, w: Tensor, dy: Tensor, window: Window) -> Tensor:
+def _units(b: GraphBuilder, w: Tensor, begin: int, count: int) -> Tensor:
+    """Some output channels of a filter OHWI; all of them without an op."""
+    if count == w.shape[0]:
+        return w
+    if w.data is not None:
+        return b.const(w.data[begin : begin + count], f"{w.name}/group")
+    return b.slice(w, 0, begin, begin + count)
+
+
+def _conv_2d_input(b: GraphBuilder, shape: tuple[int, ...], w: Tensor, dy: Tensor, window: Window) -> Tensor:
+    """The gradient of an image of `shape`, whose channels are those of `w` [units, h, w, depth]."""
     units, depth = w.shape[0], w.shape[3]
-    if window.is_pointwise and w.data is None:  # a product with the variable as it is, no transpose
+    shape = (*shape[:3], depth)
+    if window.size == (1, 1):  # a product with the weights as they are, on the small grid; then the zeros of a stride
         product = b.matmul(b.reshape(dy, (dy.size // units, units)), b.reshape(w, (units, depth)))
-        return b.reshape(product, x.shape)
+        return spread(b, b.reshape(product, (*dy.shape[:3], depth)), window, shape)
     filters = adjoint_filter(b, w)
     options = {"DilationHFactor": window.dilation[0], "DilationWFactor": window.dilation[1]}
-    if window.size == (1, 1):  # the product first, on the small grid; then the zeros
-        return spread(b, b.conv_2d(dy, filters, None), window, x.shape)
-    return b.conv_2d(spread(b, dy, window, x.shape), filters, None, **options)
+    return b.conv_2d(spread(b, dy, window, shape), filters, None, **options)
 
 
-def _conv_2d_filter(b: GraphBuilder, x: Tensor, w: Tensor, dy: Tensor, window: Window) -> Tensor:
+def _conv_2d_filter(b: GraphBuilder, x: Tensor, shape: tuple[int, ...], dy: Tensor, window: Window) -> Tensor:
+    """The gradient of a filter of `shape`, OHWI."""
     n, rows, columns, units = dy.shape
     depth = x.shape[3]
     flat = b.reshape(dy, (n * rows * columns, units))
@@ -152,24 +166,71 @@ def _conv_2d_filter(b: GraphBuilder, x: Tensor, w: Tensor, dy: Tensor, window: W
         for tap in taps(b, x, window, rows, columns)
     ]
     if len(parts) == 1:
-        return b.reshape(parts[0], w.shape)
-    return b.reshape(b.concat([b.reshape(part, (units, 1, depth)) for part in parts], axis=1), w.shape)
+        return b.reshape(parts[0], shape)
+    return b.reshape(b.concat([b.reshape(part, (units, 1, depth)) for part in parts], axis=1), shape)
 
 
 @gradient("DEPTHWISE_CONV_2D")
-def _depthwise(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+def _depthwise(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
+    """dx: depthwise convolution of dy with the flipped filter; dW: Σ tap·dy for each tap; db = Σ dy"""
     x, w = op.input(0), op.input(1)
-    if w.shape[3] != x.shape[3]:
-        raise InputError(f"no gradient for {op.output.name!r}, a depthwise convolution with a channel multiplier")
     window = window_of(op, (w.shape[1], w.shape[2]))
     gradients: list[Tensor | None] = [None] * len(wanted)
     if wanted[0]:
-        filters = _now_or_in_graph(b, w, lambda data: data[:, ::-1, ::-1, :], lambda tensor: _flipped(b, tensor))
-        options = {"DilationHFactor": window.dilation[0], "DilationWFactor": window.dilation[1]}
-        gradients[0] = b.depthwise_conv_2d(spread(b, dy, window, x.shape), filters, None, **options)
+        gradients[0] = _depthwise_input(b, x, w, dy, window)
     if wanted[1]:
-        products = [b.sum(b.mul(tap, dy), [0, 1, 2]) for tap in taps(b, x, window, dy.shape[1], dy.shape[2])]
-        gradients[1] = b.reshape(b.concat(products, axis=0), w.shape)
+        gradients[1] = _depthwise_filter(b, x, w, dy, window)
     if len(wanted) > 2 and wanted[2]:
         gradients[2] = b.sum(dy, [0, 1, 2])
+    return gradients
+
+
+def _depthwise_input(b: GraphBuilder, x: Tensor, w: Tensor, dy: Tensor, window: Window) -> Tensor:
+    channels, multiplier = x.shape[3], w.shape[3] // x.shape[3]
+    options = {"DilationHFactor": window.dilation[0], "DilationWFactor": window.dilation[1]}
+    apart = spread(b, dy, window, x.shape)
+    if multiplier == 1:
+        filters = _now_or_in_graph(b, w, lambda data: data[:, ::-1, ::-1, :], lambda tensor: _flipped(b, tensor))
+        return b.depthwise_conv_2d(apart, filters, None, **options)
+    # The channels that one input channel fed come back together: a convolution with a group for each of them.
+    split = (*window.size, channels, multiplier)
+    filters = _now_or_in_graph(
+        b,
+        w,
+        lambda data: data[0, ::-1, ::-1, :].reshape(split).transpose(2, 0, 1, 3),
+        lambda tensor: b.transpose(b.reshape(_flipped(b, tensor), split), (2, 0, 1, 3)),
+    )
+    return b.conv_2d(apart, filters, None, **options)
+
+
+def _depthwise_filter(b: GraphBuilder, x: Tensor, w: Tensor, dy: Tensor, window: Window) -> Tensor:
+    n, rows, columns, _ = dy.shape
+    channels, multiplier = x.shape[3], w.shape[3] // x.shape[3]
+    products = []
+    for tap in taps(b, x, window, rows, columns):
+        if multiplier == 1:
+            products.append(b.sum(b.mul(tap, dy), [0, 1, 2]))
+        else:
+            fed = b.reshape(dy, (n * rows * columns, channels, multiplier))
+            products.append(b.sum(b.mul(b.reshape(tap, (n * rows * columns, channels, 1)), fed), [0]))
+    return b.reshape(products[0] if len(products) == 1 else b.concat(products, axis=0), w.shape)
+
+
+@gradient("TRANSPOSE_CONV")
+def _transpose_conv(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
+    """dx: convolution of dy with the filter; dW: a product for each tap of dy; db = Σ dy"""
+    w, x = op.input(1), op.input(2)
+    window = window_of(op, (w.shape[1], w.shape[2]), over=dy.shape)
+    gradients: list[Tensor | None] = [None] * len(wanted)
+    if wanted[1]:  # x and dy change places: w is IHWO for the convolution that this op is the adjoint of
+        swapped = (w.shape[3], *window.size, w.shape[0])
+        gradients[1] = b.transpose(_conv_2d_filter(b, dy, swapped, x, window), (3, 1, 2, 0))
+    if wanted[2]:
+        filters = _now_or_in_graph(
+            b, w, lambda data: data.transpose(3, 1, 2, 0), lambda tensor: b.transpose(tensor, (3, 1, 2, 0))
+        )
+        fields = {name: op.options.integer(name, 1) for name in ("StrideH", "StrideW")}
+        gradients[2] = b.conv_2d(dy, filters, None, Padding=op.options.integer("Padding"), **fields)
+    if len(wanted) > 3 and wanted[3]:
+        gradients[3] = b.sum(dy, [0, 1, 2])
     return gradients

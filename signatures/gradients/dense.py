@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from signatures.builder import GraphBuilder
 from signatures.gradients.elementwise import unbroadcast
-from signatures.gradients.registry import gradient
+from signatures.gradients.registry import Gradients, gradient
 from signatures.graph import Op, Tensor
 
 
@@ -29,22 +27,15 @@ def weight_gradient(b: GraphBuilder, x: Tensor, dy: Tensor, samples: int = 1) ->
     return b.transpose(b.sum(b.matmul(b.transpose(x, (0, 2, 1)), dy), [0]), (1, 0))
 
 
-def transposed_matrix(b: GraphBuilder, w: Tensor) -> Tensor:
-    """The transpose of a matrix: computed now if it is a constant, else in the graph."""
-    if w.data is not None:
-        return b.const(np.ascontiguousarray(w.data.T), f"{w.name}/transposed")
-    return b.transpose(w, (1, 0))
-
-
 @gradient("FULLY_CONNECTED")
-def _fully_connected(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+def _fully_connected(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
+    """dx = dy·W, dW = dyᵀ·x, db = Σ dy"""
     x, w = op.input(0), op.input(1)
     units, depth = w.shape
     dy = b.reshape(dy, (dy.size // units, units))
     gradients: list[Tensor | None] = [None] * len(wanted)
     if wanted[0]:
-        product = b.fully_connected(dy, transposed_matrix(b, w)) if w.data is not None else b.matmul(dy, w)
-        gradients[0] = b.reshape(product, x.shape)
+        gradients[0] = b.reshape(b.matmul(dy, w), x.shape)  # as fast as a transposed copy, and no copy
     if wanted[1]:
         gradients[1] = weight_gradient(b, b.reshape(x, (x.size // depth, depth)), dy)
     if len(wanted) > 2 and wanted[2]:
@@ -53,7 +44,8 @@ def _fully_connected(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]
 
 
 @gradient("BATCH_MATMUL")
-def _batch_matmul(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+def _batch_matmul(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
+    """dy·yᵀ and xᵀ·dy, summed over a broadcast batch"""
     x, y = op.input(0), op.input(1)
     adj_x, adj_y = op.options.flag("AdjX"), op.options.flag("AdjY")
     dx = dw = None

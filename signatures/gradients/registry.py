@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from signatures.builder import GraphBuilder
 from signatures.graph import Op, Tensor
 
-Rule = Callable[[GraphBuilder, Op, Tensor, Sequence[bool]], Sequence[Tensor | None]]
+Gradients = Sequence[Tensor | None]
+Rule = Callable[[GraphBuilder, Op, Tensor, Sequence[bool]], Gradients]
 """rule(builder, op, dy, wanted) → one gradient an input of `op`.
 
 `dy` is the gradient with respect to the op's output before its fused activation; `wanted[i]` says whether the
-gradient of input i is needed, and the rule emits nothing for the others (None stands for them). Gradients have
-the shape of their input.
+gradient of input i is needed, and the rule emits nothing for the others (None stands for them, and for a gradient
+that is zero everywhere). Gradients have the shape of their input.
 """
 
-_RULES: dict[str, Rule] = {}
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table of rules (docs/ops.md)."""
+
+    rule: Rule
+    how: str
+    """The gradient in a line: the docstring of the rule."""
+    limits: str
 
 
-def gradient(*kinds: str) -> Callable[[Rule], Rule]:
-    """Register the decorated function as the gradient rule of the op `kinds`."""
+_RULES: dict[str, Entry] = {}
+RULES: Mapping[str, Entry] = MappingProxyType(_RULES)
+"""Every rule, by op kind."""
+
+
+def gradient(*kinds: str, limits: str = "") -> Callable[[Rule], Rule]:
+    """Register the decorated function as the gradient rule of the op `kinds`.
+
+    Its docstring says in one line what the gradient is; `limits`, for which inputs the rule holds only.
+    """
 
     def register(rule: Rule) -> Rule:
+        assert rule.__doc__, f"the rule of {kinds} has no docstring"
         for kind in kinds:
             assert kind not in _RULES, kind
-            _RULES[kind] = rule
+            _RULES[kind] = Entry(rule, " ".join(rule.__doc__.split()), limits)
         return rule
 
     return register
-
-
-def rule_of(kind: str) -> Rule | None:
-    """The rule of op `kind`, or None."""
-    return _RULES.get(kind)

@@ -15,7 +15,7 @@ from ondevice.dataset import Split, open_dataset, to_input, training_batches
 from signatures.build import train_model
 from signatures.catalogue import read_bundle
 from signatures.optimizers import Optimizer
-from signatures.subset import WEIGHT, Subset, subset_of
+from signatures.subset import Subset, subset_of
 from tests.end_to_end.conftest import BATCH, IMAGE
 from tests.oracles import tensorflow_graph
 from tests.oracles.other_runtime import Call, Job, Runner
@@ -38,7 +38,7 @@ def tensorflow_training(network: object, subset: Subset, inputs: Inputs) -> tupl
         for p, variable in values.items():
             momentum[p] = 0.9 * momentum[p] + min(1.0, 1.0 / norm) * gradients[p.name]
             variable.assign(variable.numpy() - RATE * momentum[p])
-    return losses, {p.name: v.numpy() for p, v in values.items() if p.slot[1] == WEIGHT}
+    return losses, {p.name: v.numpy() for p, v in values.items() if not p.is_bias}
 
 
 def blotches(count: int, side: int) -> np.ndarray:

@@ -5,7 +5,7 @@ Shares nothing with the compiler's backward pass: every op is TensorFlow's, ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,8 @@ import tensorflow as tf
 
 from signatures.graph import Array, Graph, Op, Tensor
 from signatures.subset import Parameter, Subset
-
-ACTIVATIONS: Mapping[int, Callable[[tf.Tensor], tf.Tensor]] = {
-    0: lambda x: x,
-    1: tf.nn.relu,
-    2: lambda x: tf.clip_by_value(x, -1.0, 1.0),
-    3: tf.nn.relu6,
-}
-KINKS = {0: (), 1: (0.0,), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
-ACTIVATION_OPS = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
-PADDINGS = {0: "SAME", 1: "VALID"}
+from tests.oracles import tensorflow_ops
+from tests.oracles.tensorflow_ops import ACTIVATIONS, KINKS, activation_of
 
 
 def evaluate(
@@ -33,29 +25,31 @@ def evaluate(
     values = dict(inputs)
     for index, op in enumerate(graph.ops):
         replaced = {p.slot[1]: v for p, v in (parameters or {}).items() if p.slot[0] == index}
-        values[op.output] = ACTIVATIONS[activation_of(op)](before_activation(op, values, replaced))
+        for tensor, before in zip(op.outputs, before_activation(op, values, replaced), strict=True):
+            values[tensor] = ACTIVATIONS[activation_of(op)](before)
     return values
 
 
 @dataclass(frozen=True)
 class Kinks:
-    """Where the values of a graph lie among the points at which their activations have no derivative."""
+    """Where the values of a graph lie among the points at which its ops have no derivative."""
 
     distance: float
-    """Of the nearest value to the nearest such point; infinite without activations."""
+    """Of the nearest value to the nearest such point; infinite without them."""
     passing: float
-    """Fraction of the values, over all activations, that have derivative 1; 0.5 without activations."""
+    """Fraction of the values, over all fused and ReLU-like activations, that have derivative 1; 0.5 without any."""
 
 
 def kinks(graph: Graph, inputs: Mapping[Tensor, tf.Tensor]) -> Kinks:
     values = evaluate(graph, inputs)
-    distances, passing = [np.inf], []
+    distance, passing = np.inf, []
     for op in graph.ops:
-        if activation_of(op):
-            before = before_activation(op, values).numpy()
-            distances += [float(np.min(np.abs(before - kink))) for kink in KINKS[activation_of(op)]]
-            passing.append((before == values[op.output].numpy()).ravel())
-    return Kinks(min(distances), float(np.mean(np.concatenate(passing))) if passing else 0.5)
+        arguments = inputs_of(op, values)
+        before = tensorflow_ops.results(op, arguments)
+        distance = min(distance, tensorflow_ops.distance_to_kink(op, arguments, before))
+        if KINKS[activation_of(op)]:
+            passing.append((before[0].numpy() == values[op.output].numpy()).ravel())
+    return Kinks(distance, float(np.mean(np.concatenate(passing))) if passing else 0.5)
 
 
 def logits(graph: Graph, x: tf.Tensor, parameters: Mapping[Parameter, tf.Variable]) -> tf.Tensor:
@@ -77,15 +71,17 @@ def loss_and_gradients(
     return float(loss), {p.name: g.numpy() for p, g in zip(values, gradients, strict=True)}
 
 
-def activation_of(op: Op) -> int:
-    """The schema's number of the activation that `op` is or fuses."""
-    return ACTIVATION_OPS.get(op.kind, op.options.integer("FusedActivationFunction"))
-
-
 def before_activation(
     op: Op, values: Mapping[Tensor, tf.Tensor], replaced: Mapping[int, tf.Variable] | None = None
-) -> tf.Tensor:
-    """The op's result without its activation; `replaced` are inputs by number that are not what the graph says."""
+) -> list[tf.Tensor]:
+    """The op's results without its activation."""
+    return tensorflow_ops.results(op, inputs_of(op, values, replaced))
+
+
+def inputs_of(
+    op: Op, values: Mapping[Tensor, tf.Tensor], replaced: Mapping[int, tf.Variable] | None = None
+) -> list[Any]:
+    """The op's inputs; `replaced` are those, by number, that are not what the graph says."""
     dtype = next(iter(values.values())).dtype
     inputs: list[Any] = []
     for slot, tensor in enumerate(op.inputs):
@@ -97,79 +93,7 @@ def before_activation(
             inputs.append(tf.constant(tensor.data, dtype) if tensor.dtype == "float32" else tensor.data)
         else:
             inputs.append(values[tensor])
-    return _run(op, inputs)
-
-
-def _run(op: Op, inputs: list[Any]) -> tf.Tensor:
-    options = op.options
-    x = inputs[0]
-    match op.kind:
-        case "CONV_2D":
-            return _convolution(op, tf.nn.conv2d, x, tf.transpose(inputs[1], (1, 2, 3, 0))) + inputs[2]
-        case "DEPTHWISE_CONV_2D":
-            return _convolution(op, tf.nn.depthwise_conv2d, x, tf.transpose(inputs[1], (1, 2, 3, 0))) + inputs[2]
-        case "FULLY_CONNECTED":
-            y = tf.matmul(tf.reshape(x, (-1, inputs[1].shape[1])), inputs[1], transpose_b=True)
-            y = y if len(inputs) < 3 or inputs[2] is None else y + inputs[2]
-            return tf.reshape(y, (*x.shape[:-1], y.shape[1])) if options.flag("KeepNumDims") else y
-        case "AVERAGE_POOL_2D":
-            window = [options.integer("FilterHeight"), options.integer("FilterWidth")]
-            strides = [options.integer("StrideH"), options.integer("StrideW")]
-            return tf.nn.avg_pool2d(x, window, strides, PADDINGS[options.integer("Padding")])
-        case "MEAN":
-            return tf.reduce_mean(x, inputs[1], keepdims=options.flag("KeepDims"))
-        case "SUM":
-            return tf.reduce_sum(x, inputs[1], keepdims=options.flag("KeepDims"))
-        case "RESHAPE":  # a network's graph has batch 1, x may have another
-            batched = x.shape.num_elements() != op.output.size
-            return tf.reshape(x, (x.shape[0], *op.output.shape[1:]) if batched else op.output.shape)
-        case "SQUEEZE":
-            return tf.squeeze(x, options.integers("SqueezeDims"))
-        case "TRANSPOSE":
-            return tf.transpose(x, inputs[1])
-        case "CONCATENATION":
-            return tf.concat(inputs, options.integer("Axis"))
-        case "BATCH_MATMUL":
-            return tf.matmul(x, inputs[1], options.flag("AdjX"), options.flag("AdjY"))
-        case "PAD":
-            return tf.pad(x, inputs[1])
-        case "ADD":
-            return x + inputs[1]
-        case "SUB":
-            return x - inputs[1]
-        case "MUL":
-            return x * inputs[1]
-        case "RELU" | "RELU6" | "RELU_N1_TO_1":
-            return x
-    raise AssertionError(f"the oracle does not know {op.kind}")
-
-
-def _convolution(op: Op, convolve: Callable[..., tf.Tensor], x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """TensorFlow's kernel as it is; where it has no float64 CPU form (dilation, unequal strides), the same
-    convolution at every pixel with zeros between the taps, and then every stride-th pixel.
-    """
-    stride = [op.options.integer("StrideH", 1), op.options.integer("StrideW", 1)]
-    dilation = [op.options.integer("DilationHFactor", 1), op.options.integer("DilationWFactor", 1)]
-    padding = PADDINGS[op.options.integer("Padding")]
-    if dilation == [1, 1] and stride[0] == stride[1]:
-        return convolve(x, kernel, [1, *stride, 1], padding)
-    kernel = _with_zeros_between(_with_zeros_between(kernel, 0, dilation[0]), 1, dilation[1])
-    if padding == "SAME":
-        x = tf.pad(x, [(0, 0), *(_same(x.shape[1 + i], kernel.shape[i], stride[i]) for i in (0, 1)), (0, 0)])
-    return convolve(x, kernel, [1, 1, 1, 1], "VALID")[:, :: stride[0], :: stride[1]]
-
-
-def _with_zeros_between(kernel: tf.Tensor, axis: int, dilation: int) -> tf.Tensor:
-    parts: list[tf.Tensor] = []
-    for tap in tf.split(kernel, kernel.shape[axis], axis):
-        parts += [tap] + [tf.zeros_like(tap)] * (dilation - 1)
-    return tf.concat(parts[: len(parts) - (dilation - 1)], axis)
-
-
-def _same(size: int, span: int, stride: int) -> tuple[int, int]:
-    """SAME padding as TensorFlow's guide defines it (tf.nn, "Notes on padding")."""
-    total = max(span - (size % stride or stride), 0)
-    return total // 2, total - total // 2
+    return inputs
 
 
 def weighted_sum_gradients(

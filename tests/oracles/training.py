@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from signatures.graph import Array, Graph
 from signatures.optimizers import Optimizer
-from signatures.subset import WEIGHT, Parameter, Subset
+from signatures.subset import Parameter, Subset
 from tests.oracles import tensorflow_graph
 
 
@@ -43,7 +43,7 @@ class Trainer:
         norm = np.sqrt(sum(float(np.sum(g**2)) for g in gradients.values()))
         shrink = min(1.0, self.optimizer.clip_norm / norm)
         for p, weight in self.weights.items():
-            decay = rate * self.optimizer.weight_decay if p.slot[1] == WEIGHT else 0.0
+            decay = rate * self.optimizer.weight_decay if not p.is_bias else 0.0
             weight.assign(weight.numpy() * (1 - decay) - rate * self._direction(p, shrink * gradients[p.name]))
         return loss
 

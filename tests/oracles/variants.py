@@ -9,9 +9,11 @@ import tensorflow as tf
 
 from signatures.builder import NO_ACTIVATION, GraphBuilder
 from signatures.graph import Array, Graph, Op, Tensor
-from signatures.passes import Slot, with_constants
+from signatures.passes import with_constants
+from signatures.replay import Slot
 from signatures.shapes import SAME, VALID, infer
-from tests.oracles.tensorflow_graph import ACTIVATIONS, KINKS, activation_of, before_activation
+from tests.oracles.tensorflow_graph import before_activation
+from tests.oracles.tensorflow_ops import ACTIVATIONS, KINKS, activation_of
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 SHIFT = 0.2
@@ -49,7 +51,8 @@ def away_from_kinks(graph: Graph, x: Array) -> Graph:
     values = {graph.inputs[0]: tf.constant(x, tf.float64)}
     biases: dict[Slot, Array] = {}
     for index, op in enumerate(graph.ops):
-        before = before_activation(op, values).numpy()
+        (result,) = before_activation(op, values)
+        before = result.numpy()
         if op.kind in CONVOLUTIONS and activation_of(op):
             bias = op.input(2).data
             shifts = [_to_largest_gap(channel, KINKS[activation_of(op)]) for channel in _channels(before)]
@@ -80,7 +83,7 @@ def smooth(graph: Graph, x: Array) -> Graph:
     constants: dict[Slot, Array] = {}
     ops = [_without_activation(op) for op in graph.ops]
     for index, op in enumerate(ops):
-        y = before_activation(op, values)
+        (y,) = before_activation(op, values)
         if op.kind in CONVOLUTIONS:
             mean, deviation = np.mean(_channels(y.numpy()), 1), np.std(_channels(y.numpy()), 1) + 1e-3
             factors = 1 / deviation

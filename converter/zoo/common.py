@@ -1,0 +1,121 @@
+"""What the networks of the zoo share: preprocessing, a convolution with its BatchNorm, the head, Keras' own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.keras_tensors import read_keras_file, tensors_of
+from converter.weights import Convention, KerasTensors
+from signatures.catalogue import Preprocessing
+from signatures.errors import CapabilityError, InputError
+
+CLASSES = 1000
+"""ImageNet's."""
+HEAD = "predictions"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of RGB in 0..1, as torchvision normalises."""
+TORCHVISION_PIXELS = Preprocessing(
+    scale=(1 / 255 / IMAGENET_STD[0], 1 / 255 / IMAGENET_STD[1], 1 / 255 / IMAGENET_STD[2]),
+    offset=(
+        -IMAGENET_MEAN[0] / IMAGENET_STD[0],
+        -IMAGENET_MEAN[1] / IMAGENET_STD[1],
+        -IMAGENET_MEAN[2] / IMAGENET_STD[2],
+    ),
+)
+TENSORFLOW_PIXELS = Preprocessing(scale=(1 / 127.5,) * 3, offset=(-1.0,) * 3)
+"""What Keras calls the mode "tf": −1..1."""
+CAFFE_PIXELS = Preprocessing(scale=(1.0,) * 3, offset=(-123.68, -116.779, -103.939))
+"""What Keras calls the mode "caffe": minus ImageNet's mean, and then BGR, for which see `bgr_to_rgb`."""
+
+
+def conv_norm(
+    x: Any,
+    name: str,
+    norm: str,
+    channels: int | None,
+    kernel: int = 1,
+    stride: int = 1,
+    *,
+    both_sides: bool,
+    epsilon: float,
+    use_bias: bool = False,
+) -> Any:
+    """Convolution (depthwise where `channels` is None) and BatchNorm.
+
+    torch pads ⌊kernel/2⌋ on both sides; at stride 1 that is TensorFlow's "same". At stride 2 "same" may pad less at the
+    start, and `both_sides` asks for torch's.
+    """
+    padding = "same"
+    if both_sides and stride > 1 and kernel > 1:
+        x = keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    shared = {"strides": stride, "padding": padding, "use_bias": use_bias, "name": name}
+    layer = (
+        keras.layers.DepthwiseConv2D(kernel, **shared)
+        if channels is None
+        else keras.layers.Conv2D(channels, kernel, **shared)
+    )
+    return keras.layers.BatchNormalization(epsilon=epsilon, name=norm)(layer(x))
+
+
+def classifier(features: Any, classes: int) -> Any:
+    """Return the logits: the dense head of every network here, zero until it is given values."""
+    return keras.layers.Dense(classes, kernel_initializer="zeros", name=HEAD)(features)
+
+
+def application_tensors(*models: Callable[[str | None], Any]) -> KerasTensors:
+    """Make the Keras source of a network that Keras publishes, for `WeightSources.keras_tensors`.
+
+    Each of `models` builds Keras' own model with weights "imagenet" or None. The first is downloaded; a file may
+    belong to any of them.
+    """
+
+    def tensors(weights: str, _image: int) -> Mapping[str, NDArray[np.float32]]:
+        if weights == "imagenet":
+            return tensors_of(models[0](weights))
+        return first_that_fits([partial(make, None) for make in models], Path(weights))
+
+    return tensors
+
+
+def own_tensors(build: Callable[[Convention, int, int], Any], *other_images: int) -> KerasTensors:
+    """Make the Keras source of a network that Keras does not publish: files of our own model, saved with Keras.
+
+    `other_images`: sizes of image, besides the one asked for, that the weights may be for, if their shapes tell.
+    """
+
+    def tensors(weights: str, image: int) -> Mapping[str, NDArray[np.float32]]:
+        if weights == "imagenet":
+            raise CapabilityError("Keras does not publish this network")
+        sizes = dict.fromkeys((image, *other_images))
+        return first_that_fits([partial(build, "keras", size, CLASSES) for size in sizes], Path(weights))
+
+    return tensors
+
+
+def first_that_fits(models: Sequence[Callable[[], Any]], path: Path) -> Mapping[str, NDArray[np.float32]]:
+    """Read a Keras file through the first of these models that takes it; InputError where none does."""
+    for make in models[:-1]:
+        try:
+            return read_keras_file(make(), path)
+        except InputError:
+            continue
+    return read_keras_file(models[-1](), path)
+
+
+def bgr_to_rgb(tensors: Mapping[str, NDArray[Any]], first_kernel: str) -> dict[str, NDArray[Any]]:
+    """Turn the input channels of the first convolution around, [h, w, BGR, out] → [h, w, RGB, out].
+
+    Keras' ResNet50 and VGG16 still take the BGR images of Caffe, where their weights come from. All networks here take
+    RGB; swapping the kernel's channels instead of the image's is the same sum.
+    """
+    return {name: values[:, :, ::-1] if name == first_kernel else values for name, values in tensors.items()}

