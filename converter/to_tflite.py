@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:
     }
     # The converter drops a bias of zeros, or lets several ops share one tensor; distinct placeholders prevent both.
     for index, variable in zero_biases.items():
-        variable.assign(np.linspace(index + 1, index + 2, variable.shape[0], endpoint=False, dtype=np.float32))
+        variable.assign(_placeholder(index, variable.shape[0]))
     try:
         flatbuffer = bytearray(_convert(model))
     finally:
@@ -51,7 +52,8 @@ def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:
     order = match(weight_layers, layers, [filter_ for filter_, _ in constants])
     for index, (_, bias) in zip(order, constants, strict=True):
         if index in zero_biases:
-            bias[:] = 0
+            # What is left is a constant that followed the layer: hard sigmoid's 3.
+            bias -= _placeholder(index, len(bias))
     return bytes(flatbuffer), tuple(layers[index] for index in order)
 
 
@@ -61,6 +63,11 @@ def _zero_bias(layer: Any, norm: Any | None) -> Any | None:
     if norm is not None:
         parts += [norm.moving_mean, norm.beta]
     return None if not parts or any(np.any(part.numpy()) for part in parts) else parts[-1]
+
+
+def _placeholder(index: int, size: int) -> NDArray[np.float32]:
+    """Values that no other layer has, in so few bits that adding and subtracting a small integer is exact."""
+    return np.float32(index + 1) + np.arange(size, dtype=np.float32) / np.float32(2 ** size.bit_length())
 
 
 def _convert(model: Any) -> bytes:
@@ -143,6 +150,8 @@ def match(
 
 def _is_folded(filter_: NDArray[np.float32], keras_layer: Any, layer: SourceLayer) -> bool:
     """Whether `filter_` is s·W of the layer, up to rounding."""
+    if filter_.size != math.prod(keras_layer.kernel.shape):
+        return False
     expected = folded_filter(keras_layer, layer.batchnorm_scale)
     if filter_.shape != expected.shape:
         return False

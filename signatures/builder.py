@@ -12,6 +12,9 @@ from signatures.shapes import VALID, infer, infer_parts
 NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6, TANH = 0, 1, 2, 3, 4
 """The schema's ActivationFunctionType, as far as kernels fuse it."""
 
+_OLDEST_VERSIONS = {"BROADCAST_TO": 2, "DEPTHWISE_CONV_2D": 2}
+"""Version of an op from which both runtimes know it with the inputs and options that we emit, where that is not 1."""
+
 
 class GraphBuilder:
     """Collects the ops of one graph. Every method that emits an op returns its output tensor."""
@@ -62,12 +65,11 @@ class GraphBuilder:
         inputs: Sequence[Tensor | None],
         options: Options = Options(),  # noqa: B008 (frozen)
         name: str | None = None,
-        version: int = 1,
     ) -> Tensor:
         """Append an op with one output, whose shape and dtype are inferred."""
         shape, dtype = infer(kind, inputs, options)
         output = Tensor(self.unique(name or kind.lower()), shape, dtype)
-        self.ops.append(Op(kind, tuple(inputs), (output,), options, version))
+        self.ops.append(Op(kind, tuple(inputs), (output,), options, _OLDEST_VERSIONS.get(kind, 1)))
         return output
 
     def emit_many(
@@ -215,7 +217,7 @@ class GraphBuilder:
         multiplier = filters.shape[3] // x.shape[3]  # the builtin kernel infers it, XNNPACK declines without it
         defaults = {"Padding": VALID, "StrideW": 1, "StrideH": 1, "DepthMultiplier": multiplier}
         options = Options("DepthwiseConv2DOptions", {**defaults, **fields})
-        return self.emit("DEPTHWISE_CONV_2D", (x, filters, bias or self.zeros(filters.shape[3])), options, version=2)
+        return self.emit("DEPTHWISE_CONV_2D", (x, filters, bias or self.zeros(filters.shape[3])), options)
 
     # Variables --------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from converter.keras_tensors import check_values
@@ -55,13 +56,26 @@ class Embeddings(keras.layers.Layer):  # type: ignore[misc]
 
 
 class LayerNorm(keras.layers.LayerNormalization):  # type: ignore[misc]
-    """Keras' layer in fewer ops: it computes (γ/σ)·x + (β − γμ/σ), with three more tensors of the input's size."""
+    """Keras' layer, written for TensorFlow's converter.
+
+    Keras computes (γ/σ)·x + (β − γμ/σ), with more ops and tensors of the input's size. After a multiplication by γ and
+    an addition of β the converter would fold both into the dense layers that follow, and change what these learn; a
+    subtraction from β it leaves alone.
+    """
 
     def call(self, x: Any) -> Any:
-        """Return γ·(x − μ)/√(σ² + ε) + β, over the last axis."""
-        centred = x - keras.ops.mean(x, axis=-1, keepdims=True)
+        """Return β − γ·(μ − x)/√(σ² + ε), over the last axis."""
+        centred = keras.ops.mean(x, axis=-1, keepdims=True) - x
         variance = keras.ops.mean(keras.ops.square(centred), axis=-1, keepdims=True)
-        return centred * keras.ops.rsqrt(variance + self.epsilon) * self.gamma + self.beta
+        return self.beta - centred * keras.ops.rsqrt(variance + self.epsilon) * self.gamma
+
+
+class Dense(keras.layers.Dense):  # type: ignore[misc]
+    """Keras' layer, as one op on [batch, tokens, width]: Keras' own goes through [batch · tokens, width]."""
+
+    def call(self, x: Any) -> Any:
+        """Return x·W + b."""
+        return tf.matmul(x, self.kernel) + self.bias
 
 
 def build(convention: Convention, image: int, classes: int) -> Any:
@@ -81,9 +95,9 @@ def _block(inputs: Any, name: str) -> Any:
     x = LayerNorm(epsilon=EPSILON, name=f"{name}_norm_1")(inputs)
     x = keras.layers.Add(name=f"{name}_add_1")([inputs, _attention(x, name)])
     y = LayerNorm(epsilon=EPSILON, name=f"{name}_norm_2")(x)
-    y = keras.layers.Dense(MLP_WIDTH, name=f"{name}_mlp_1")(y)
+    y = Dense(MLP_WIDTH, name=f"{name}_mlp_1")(y)
     y = keras.layers.Activation("gelu", name=f"{name}_gelu")(y)
-    y = keras.layers.Dense(WIDTH, name=f"{name}_mlp_2")(y)
+    y = Dense(WIDTH, name=f"{name}_mlp_2")(y)
     return keras.layers.Add(name=f"{name}_add_2")([x, y])
 
 
@@ -91,15 +105,15 @@ def _attention(x: Any, name: str) -> Any:
     tokens = x.shape[1]
 
     def heads(part: str, axes: tuple[int, int, int]) -> Any:
-        projected = keras.layers.Dense(WIDTH, name=f"{name}_{part}")(x)
+        projected = Dense(WIDTH, name=f"{name}_{part}")(x)
         split = keras.layers.Reshape((tokens, HEADS, HEAD_WIDTH), name=f"{name}_{part}_heads")(projected)
         return keras.layers.Permute(axes, name=f"{name}_{part}_first")(split)
 
-    # The scores are scaled, not the query: TensorFlow's converter would fold that into the query's weights.
-    scores = (heads("query", (2, 1, 3)) @ heads("key", (2, 3, 1))) * (1 / math.sqrt(HEAD_WIDTH))
+    # Not the query, as torch does: TensorFlow's converter would fold the factor into the query's weights.
+    scores = heads("query", (2, 1, 3)) @ heads("key", (2, 3, 1)) * (1 / math.sqrt(HEAD_WIDTH))
     weights = keras.layers.Softmax(name=f"{name}_softmax")(scores)
     mixed = keras.layers.Permute((2, 1, 3), name=f"{name}_heads_last")(weights @ heads("value", (2, 1, 3)))
-    return keras.layers.Dense(WIDTH, name=f"{name}_out")(
+    return Dense(WIDTH, name=f"{name}_out")(
         keras.layers.Reshape((tokens, WIDTH), name=f"{name}_joined")(mixed)
     )
 

@@ -9,10 +9,10 @@ import pytest
 
 from signatures.builder import GraphBuilder
 from signatures.errors import InputError
-from signatures.graph import Graph
-from signatures.layers import Layer, find_layers, head_of
+from signatures.graph import Graph, Options
+from signatures.layers import Layer, find_layers
 from signatures.passes import named_layers
-from signatures.subset import BIAS, WEIGHT, Subset, subset_of
+from signatures.subset import Subset, subset_of
 from tests.oracles.keras_mobilenet import KerasLayer, KerasNetwork
 from tests.signatures.example_model import network
 
@@ -35,7 +35,9 @@ def test_sums_of_mobilenet(mobilenet: KerasNetwork) -> None:
 def test_slots_point_at_the_parameters(mobilenet: KerasNetwork) -> None:
     layers = find_layers(mobilenet.graph)
     parameters = Subset(layers).parameters()
-    assert [p.slot for p in parameters] == [(layer.op, role) for layer in layers for role in (WEIGHT, BIAS)]
+    assert [(p.slot, p.is_bias) for p in parameters] == [
+        ((layer.op, 1 + is_bias), is_bias) for layer in layers for is_bias in (False, True)
+    ]
     for p in parameters:
         assert mobilenet.graph.ops[p.slot[0]].input(p.slot[1]).shape == p.shape
 
@@ -77,15 +79,38 @@ def test_a_graph_without_layers_is_refused() -> None:
         find_layers(graph)
 
 
-def test_the_head_must_be_dense() -> None:
-    layers = find_layers(network())
-    assert head_of(layers) is layers[-1]
-    with pytest.raises(InputError, match="is depthwise; expected a dense classifier"):
-        head_of(layers[:-1])
+def transposed() -> Graph:
+    b = GraphBuilder("g")
+    x = b.input("x", (1, 4, 4, 3))
+    w, bias = b.const(np.ones((2, 3, 3, 3), np.float32)), b.const(np.ones(2, np.float32))
+    options = Options("TransposeConvOptions", {"Padding": 0, "StrideH": 2, "StrideW": 2})
+    return b.graph([b.emit("TRANSPOSE_CONV", (b.ints([1, 8, 8, 2]), w, x, bias), options, "up")])
+
+
+def product(left: bool) -> Graph:
+    b = GraphBuilder("g")
+    x = b.input("x", (1, 6, 8))
+    w = b.const(np.ones((1, 5, 6) if left else (8, 5), np.float32))
+    return b.graph([b.matmul(w, x, name="product") if left else b.matmul(x, w, name="product")])
+
+
+@pytest.mark.parametrize(
+    ("graph", "kind", "slots", "parameters", "macs"),
+    [
+        (transposed(), "transpose conv", [1, 3], 56, 4 * 4 * 3 * 9 * 2),
+        (product(left=False), "matmul", [1], 40, 6 * 8 * 5),
+        (product(left=True), "matmul", [0], 30, 5 * 6 * 8),
+    ],
+    ids=["transpose conv", "weights right", "weights left"],
+)
+def test_other_layers(graph: Graph, kind: str, slots: list[int], parameters: int, macs: int) -> None:
+    (layer,) = find_layers(graph)
+    assert (layer.kind, layer.parameters, layer.macs) == (kind, parameters, macs)
+    assert [p.slot for p in Subset((layer,)).parameters()] == [(0, slot) for slot in slots]
 
 
 def layer(name: str, weight_shape: tuple[int, ...] = (8, 3, 3, 4), op: int = 0) -> Layer:
-    return Layer(name, "conv", op, weight_shape, (8,), 128, 4608)
+    return Layer(name, "conv", op, 1, weight_shape, 2, (8,), 128, 4608)
 
 
 def test_subset_ids_stay_as_they_are() -> None:
