@@ -34,7 +34,7 @@ from signatures.catalogue import (
 )
 from signatures.errors import CapabilityError, InputError, UsageError
 from signatures.graph import Array, Graph
-from signatures.head import head_of, without_probabilities
+from signatures.head import without_probabilities
 from signatures.layers import Layer, find_layers
 from signatures.optimizers import Optimizer
 from signatures.passes import named_layers, with_single_results
@@ -128,10 +128,9 @@ def _write_files(
 def _train_entry(
     network: Graph, layers: Sequence[Layer], b1: Array | None, rho: float, plan: ExportPlan, folder: Path
 ) -> TrainEntry:
-    head = head_of(network, layers)
     if b1 is None:  # b1 = 1 everywhere: the score is 1/|a|
         b1 = np.ones((1, len(layers) - 1), np.int64)
-    subset = subset_of(layers, select(layers, head, b1, "betti", rho).picked)
+    subset = subset_of(layers, select(layers, layers[-1], b1, "betti", rho).picked)
     optimizer = Optimizer()
     name = train_file_name(rho)
     write_model(train_model(network, subset, plan.batch, optimizer), folder / name)

@@ -1,4 +1,4 @@
-"""Where weights come from: `WEIGHTS=` imagenet, keras, torchvision, random, or a .pth, .npz, .h5 or .keras file."""
+"""Where weights come from: `WEIGHTS=` imagenet, keras, package, random, or a .pth, .npz, .h5 or .keras file."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def read_weights(spec: str, sources: WeightSources, image: int) -> WeightSet:
             return _imagenet(sources, image)
         case "keras":
             return _downloaded(sources, image)
-        case "torchvision":
+        case "package" | "torchvision":
             return _packaged(sources.torch_file)
     path = Path(spec).expanduser()
     if path.suffix not in (*TORCH_SUFFIXES, *KERAS_SUFFIXES, ".npz"):
         raise UsageError(
-            f"WEIGHTS={spec}: expected imagenet, keras, torchvision, random, or a file "
+            f"WEIGHTS={spec}: expected imagenet, keras, package (or torchvision), random, or a file "
             f"({', '.join((*TORCH_SUFFIXES, '.npz', *KERAS_SUFFIXES))})"
         )
     if not path.is_file():
@@ -97,7 +97,9 @@ def read_weights(spec: str, sources: WeightSources, image: int) -> WeightSet:
     if path.suffix in KERAS_SUFFIXES:
         return WeightSet("keras", sources.keras_tensors(str(path), image), path.name, _sha256(path))
     tensors = _read_npz(path) if path.suffix == ".npz" else read_torch(path)
-    return WeightSet("torch", tensors, path.name, _sha256(path))
+    # "block1_conv1/kernel" is a name of Keras', "features.0.weight" one of torch's.
+    convention: Convention = "keras" if any("/" in name for name in tensors) else "torch"
+    return WeightSet(convention, tensors, path.name, _sha256(path))
 
 
 def _imagenet(sources: WeightSources, image: int) -> WeightSet:
@@ -114,6 +116,8 @@ def _downloaded(sources: WeightSources, image: int) -> WeightSet:
     try:
         with _impatient_network(), contextlib.redirect_stdout(sys.stderr):
             tensors = sources.keras_tensors("imagenet", image)
+    except CapabilityError:
+        raise
     # get_file raises a bare Exception when a fetch fails; whatever else goes wrong, these weights are not to be had.
     except Exception as error:
         raise CapabilityError(f"Keras could not fetch its weights ({error})") from error
@@ -130,7 +134,7 @@ def _packaged(file: PackagedFile | None) -> WeightSet:
         raise CapabilityError(f"the package {file.package} is not installed ({file.install})")
     if (found_sha256 := _sha256(path)) != file.sha256:
         raise InputError(f"{path}: not the published file: sha256 {found_sha256}, expected {file.sha256}")
-    origin = f"torchvision, ImageNet: {path.name} of the package {file.package}"
+    origin = f"ImageNet: {path.name} of the package {file.package}"
     return WeightSet("torch", read_torch(path), origin, file.sha256)
 
 

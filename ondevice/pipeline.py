@@ -26,6 +26,7 @@ from ondevice.report import Report, Settings, TopologyNote, environment, write_r
 from ondevice.runtime import LoadedModel, interpreter_module
 from ondevice.selection import Selection, select
 from ondevice.training import Epoch, Schedule, check_trains, train_epoch, trained_weights
+from signatures.autodiff import untrainable
 from signatures.build import inference_model
 from signatures.catalogue import Bundle, file_sha256, read_bundle
 from signatures.errors import DivergedError, InputError
@@ -171,9 +172,10 @@ class Pipeline:
 
     def _probe_and_rank(self, opened: _Opened) -> tuple[TopologyNote | None, Selection]:
         request, layers = self.request, opened.layers
-        head = head_of(opened.network, layers)
+        head = layers[-1]
+        obstacles = untrainable(opened.network, layers)
         if request.criterion == "head":
-            return None, select(layers, head, None, request.criterion, request.rho)
+            return None, select(layers, head, None, request.criterion, request.rho, obstacles)
         body = [layer for layer in layers if layer is not head]
         with self._phase("probe"):
             batches = min(PROBE_BATCHES, len(opened.dataset.train) // request.batch)
@@ -194,7 +196,7 @@ class Pipeline:
         with self._phase("rank"):
             topology = self._betti(grams)
             b1 = topology.b1.reshape(grams.shape[:2])
-            selection = select(layers, head, b1, request.criterion, request.rho)
+            selection = select(layers, head, b1, request.criterion, request.rho, obstacles)
             self.events.emit("picked", layers=selection.picked, engine=topology.engine, note=topology.note)
         note = TopologyNote(topology.engine, topology.seconds, topology.worker_peak_bytes, topology.note)
         return note, selection

@@ -13,7 +13,7 @@ import numpy as np
 
 from ondevice.evaluate import Evaluation
 from ondevice.meter import PhaseMemory
-from ondevice.selection import Selection
+from ondevice.selection import Selection, obstacle_note
 from ondevice.training import Epoch
 
 FORMAT = "adabet-report"
@@ -119,6 +119,8 @@ def render(report: Report) -> str:
             b1 = "" if row.b1 is None else f"{row.b1:.2f}"
             score = "head" if row.score is None else f"{row.score:.2e}"
             rows.append(f"{row.layer:28} {b1:>6} {row.activation_size:>9,} {score:>10}")
+    if note := obstacle_note([row.layer for row in report.selection.table], report.selection.obstacles):
+        rows.append(note)
     rows.append("")
     rows.append(f"{'phase':10} {'seconds':>8} {'peak MiB':>9} {'anonymous':>10} {'file':>6}")
     for phase in report.phases:

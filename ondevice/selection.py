@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from signatures.errors import UsageError
+from signatures.errors import InputError, UsageError
 from signatures.layers import Layer
 
 CRITERIA = ("betti", "head")
@@ -28,6 +29,8 @@ class Ranked:
     score: float | None
     """b1 / activation_size."""
     picked: bool
+    obstacle: str | None = None
+    """Why the layer cannot train; None if it can."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Selection:
     criterion: str
     rho: float
     table: tuple[Ranked, ...]
+
+    @property
+    def obstacles(self) -> dict[str, str]:
+        """Layers that cannot train, with the reason."""
+        return {row.layer: row.obstacle for row in self.table if row.obstacle is not None}
 
     @property
     def picked(self) -> tuple[str, ...]:
@@ -56,12 +64,22 @@ def pick_count(rho: float, layers: int) -> int:
     return max(1, math.floor(rho * layers + 1e-9))
 
 
-def select(layers: Sequence[Layer], head: Layer, b1: NDArray[np.int64] | None, criterion: str, rho: float) -> Selection:
+def select(
+    layers: Sequence[Layer],
+    head: Layer,
+    b1: NDArray[np.int64] | None,
+    criterion: str,
+    rho: float,
+    obstacles: Mapping[str, str] = MappingProxyType({}),
+) -> Selection:
     """Pick layers.
 
     b1: int64 [batches, layers without the head], in model order, or None where the criterion does not need it. The
-    head always trains and does not compete; ρ counts all layers. Ties keep model order.
+    head always trains and does not compete; ρ counts all layers. Ties keep model order. `obstacles` says by name which
+    layers cannot train, and why: they are ranked, but not picked. InputError if the head is one of them.
     """
+    if head.name in obstacles:
+        raise InputError(f"the head cannot train: {obstacles[head.name]}")
     body = [layer for layer in layers if layer is not head]
     scores: dict[str, float] = {}
     counts: dict[str, tuple[int, ...]] = {}
@@ -71,7 +89,8 @@ def select(layers: Sequence[Layer], head: Layer, b1: NDArray[np.int64] | None, c
             scores[layer.name] = float(column.mean()) / layer.activation_size
     best: list[str] = []
     if criterion == "betti":
-        order = sorted(body, key=lambda layer: -scores[layer.name])  # stable: ties keep model order
+        able = [layer for layer in body if layer.name not in obstacles]
+        order = sorted(able, key=lambda layer: -scores[layer.name])  # stable: ties keep model order
         best = [layer.name for layer in order[: pick_count(rho, len(layers))]]
     elif criterion != "head":
         raise UsageError(f"criterion {criterion!r} is not known ({', '.join(CRITERIA)})")
@@ -83,7 +102,18 @@ def select(layers: Sequence[Layer], head: Layer, b1: NDArray[np.int64] | None, c
             activation_size=layer.activation_size,
             score=scores.get(layer.name),
             picked=layer is head or layer.name in best,
+            obstacle=obstacles.get(layer.name),
         )
         for layer in layers
     )
     return Selection(criterion, rho, table)
+
+
+def obstacle_note(layers: Sequence[str], obstacles: Mapping[str, str]) -> str:
+    """What a person needs to know of layers that cannot train; empty if all can."""
+    if not obstacles:
+        return ""
+    able = [name for name in layers if name not in obstacles]
+    reasons = "; ".join(dict.fromkeys(obstacles.values()))
+    deepest = f"the deepest that train are {len(able)}, from {able[0]} on" if able else "none trains"
+    return f"{len(obstacles)} of {len(layers)} layers cannot train ({reasons}); {deepest}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from signatures.builder import GraphBuilder
 from signatures.errors import InputError
 from signatures.gradients import RULES
 from signatures.gradients.elementwise import FUSED, through_activation
 from signatures.graph import Graph, Op, Tensor
+from signatures.layers import Layer
 
 
 def dependents(ops: Sequence[Op], sources: Collection[Tensor]) -> set[Tensor]:
@@ -51,6 +52,13 @@ def obstacles(graph: Graph) -> dict[Tensor, str]:
                 if why:
                     blocked.setdefault(tensor, why)
     return blocked
+
+
+def untrainable(graph: Graph, layers: Iterable[Layer]) -> dict[str, str]:
+    """Names of the layers that cannot train, with the reason."""
+    blocked = obstacles(graph)
+    reasons = {layer.name: obstacle(op := graph.ops[layer.op]) or blocked.get(op.output) for layer in layers}
+    return {name: why for name, why in reasons.items() if why is not None}
 
 
 def backward(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -65,6 +65,30 @@ def conv_norm(
         else keras.layers.Conv2D(channels, kernel, **shared)
     )
     return keras.layers.BatchNormalization(epsilon=epsilon, name=norm)(layer(x))
+
+
+class InvertedResidual(NamedTuple):
+    """A block of MobileNetV2 or EfficientNet-Lite."""
+
+    name: str
+    expansion: int
+    channels: int
+    kernel: int
+    stride: int
+
+
+def inverted_residual(inputs: Any, block: InvertedResidual, conv: Callable[..., Any]) -> Any:
+    """Widen, convolve by channel, narrow, ReLU6 after the first two; `conv` is `conv_norm` with its last arguments."""
+    channels_in, x, name = inputs.shape[-1], inputs, block.name
+    if block.expansion > 1:
+        x = conv(x, f"{name}_expand", f"{name}_expand_BN", block.expansion * channels_in)
+        x = keras.layers.ReLU(6.0, name=f"{name}_expand_relu")(x)
+    x = conv(x, f"{name}_depthwise", f"{name}_depthwise_BN", None, kernel=block.kernel, stride=block.stride)
+    x = keras.layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
+    x = conv(x, f"{name}_project", f"{name}_project_BN", block.channels)
+    if channels_in == block.channels and block.stride == 1:
+        return keras.layers.Add(name=f"{name}_add")([inputs, x])
+    return x
 
 
 def classifier(features: Any, classes: int) -> Any:

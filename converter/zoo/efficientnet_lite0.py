@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from converter.weights import Convention, PackagedFile, WeightSources
 from converter.zoo import ZooEntry
-from converter.zoo.common import CLASSES, HEAD, classifier, conv_norm, own_tensors
+from converter.zoo.common import (
+    CLASSES,
+    HEAD,
+    InvertedResidual,
+    classifier,
+    conv_norm,
+    inverted_residual,
+    own_tensors,
+)
 from signatures.catalogue import Preprocessing
 
 STEM_CHANNELS = 32
@@ -27,17 +35,7 @@ PIXELS = Preprocessing(scale=(1 / 128,) * 3, offset=(-127 / 128,) * 3)
 """MEAN_RGB and STDDEV_RGB of efficientnet_lite_builder.py: (pixel − 127) / 128."""
 
 
-class Block(NamedTuple):
-    """One inverted residual block."""
-
-    name: str
-    expansion: int
-    channels: int
-    kernel: int
-    stride: int
-
-
-def blocks() -> Iterator[Block]:
+def blocks() -> Iterator[InvertedResidual]:
     """Yield the 16 blocks of efficientnet_lite_builder.py, which are B0's."""
     index = 0
     for expansion, channels, repeats, kernel, stride in (
@@ -50,7 +48,7 @@ def blocks() -> Iterator[Block]:
         (6, 320, 1, 3, 1),
     ):
         for repeat in range(repeats):
-            yield Block(f"block_{index}", expansion, channels, kernel, 1 if repeat else stride)
+            yield InvertedResidual(f"block_{index}", expansion, channels, kernel, 1 if repeat else stride)
             index += 1
 
 
@@ -63,24 +61,11 @@ def build(convention: Convention, image: int, classes: int) -> Any:
     x = _conv(inputs, "stem", "stem_bn", STEM_CHANNELS, kernel=3, stride=2)
     x = keras.layers.ReLU(6.0, name="stem_relu")(x)
     for block in blocks():
-        x = _inverted_residual(x, block)
+        x = inverted_residual(x, block, _conv)
     x = _conv(x, "last", "last_bn", LAST_CHANNELS)
     x = keras.layers.ReLU(6.0, name="last_relu")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, classifier(x, classes), name="efficientnet_lite0")
-
-
-def _inverted_residual(inputs: Any, block: Block) -> Any:
-    channels_in, x, name = inputs.shape[-1], inputs, block.name
-    if block.expansion > 1:
-        x = _conv(x, f"{name}_expand", f"{name}_expand_bn", block.expansion * channels_in)
-        x = keras.layers.ReLU(6.0, name=f"{name}_expand_relu")(x)
-    x = _conv(x, f"{name}_depthwise", f"{name}_depthwise_bn", None, kernel=block.kernel, stride=block.stride)
-    x = keras.layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
-    x = _conv(x, f"{name}_project", f"{name}_project_bn", block.channels)
-    if channels_in == block.channels and block.stride == 1:
-        return keras.layers.Add(name=f"{name}_add")([inputs, x])
-    return x
 
 
 def _torch_modules() -> dict[str, str]:
@@ -90,7 +75,7 @@ def _torch_modules() -> dict[str, str]:
         for norm, step in enumerate(("expand", "depthwise", "project")):
             if step != "expand" or block.expansion > 1:
                 modules[f"{block.name}_{step}"] = f"_blocks.{index}._{step}_conv"
-                modules[f"{block.name}_{step}_bn"] = f"_blocks.{index}._bn{norm}"
+                modules[f"{block.name}_{step}_BN"] = f"_blocks.{index}._bn{norm}"
     return modules
 
 

@@ -7,8 +7,9 @@ and are otherwise the same network. Layer names are Keras'.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,33 +18,27 @@ from numpy.typing import NDArray
 from converter.keras_tensors import read_keras_file, tensors_of
 from converter.weights import Convention, PackagedFile, WeightSources
 from converter.zoo import ZooEntry
-from signatures.catalogue import Preprocessing
+from converter.zoo.common import (
+    CLASSES,
+    HEAD,
+    TENSORFLOW_PIXELS,
+    TORCHVISION_PIXELS,
+    InvertedResidual,
+    classifier,
+    conv_norm,
+    inverted_residual,
+)
 
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
-CLASSES = 1000
 MIN_IMAGE = 33
 """At 32 the last maps are single pixels, and TensorFlow's converter folds the batch axis away."""
 KERAS_IMAGES = (224, 192, 160, 128, 96)
 """Keras publishes weights trained at these sizes; at any other, those for the first."""
-HEAD = "predictions"
 
 EPSILON: Mapping[Convention, float] = {"torch": 1e-5, "keras": 1e-3}
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of RGB in 0..1, as torchvision normalises."""
 
-
-class Block(NamedTuple):
-    """One inverted residual block."""
-
-    name: str
-    expansion: int
-    channels: int
-    stride: int
-
-
-def blocks() -> Iterator[Block]:
+def blocks() -> Iterator[InvertedResidual]:
     """Yield the 17 blocks of table 2 in the paper."""
     index = 0
     for expansion, channels, repeats, stride in (
@@ -57,55 +52,22 @@ def blocks() -> Iterator[Block]:
     ):
         for repeat in range(repeats):
             name = f"block_{index}" if index else "expanded_conv"
-            yield Block(name, expansion, channels, 1 if repeat else stride)
+            yield InvertedResidual(name, expansion, channels, 3, 1 if repeat else stride)
             index += 1
 
 
 def build(convention: Convention, image: int, classes: int) -> Any:
     """Return the Keras model: input [None, image, image, 3], output logits [None, classes], the head zero."""
+    conv = partial(conv_norm, both_sides=convention == "torch", epsilon=EPSILON[convention])
     inputs = keras.Input((image, image, 3))
-    x = _conv(inputs, "Conv1", "bn_Conv1", convention, STEM_CHANNELS, kernel=3, stride=2)
+    x = conv(inputs, "Conv1", "bn_Conv1", STEM_CHANNELS, kernel=3, stride=2)
     x = keras.layers.ReLU(6.0, name="Conv1_relu")(x)
     for block in blocks():
-        x = _inverted_residual(x, block, convention)
-    x = _conv(x, "Conv_1", "Conv_1_bn", convention, LAST_CHANNELS)
+        x = inverted_residual(x, block, conv)
+    x = conv(x, "Conv_1", "Conv_1_bn", LAST_CHANNELS)
     x = keras.layers.ReLU(6.0, name="out_relu")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = keras.layers.Dense(classes, kernel_initializer="zeros", name=HEAD)(x)
-    return keras.Model(inputs, logits, name="mobilenetv2")
-
-
-def _inverted_residual(inputs: Any, block: Block, convention: Convention) -> Any:
-    channels_in, x, name = inputs.shape[-1], inputs, block.name
-    if block.expansion > 1:
-        x = _conv(x, f"{name}_expand", f"{name}_expand_BN", convention, block.expansion * channels_in)
-        x = keras.layers.ReLU(6.0, name=f"{name}_expand_relu")(x)
-    x = _conv(x, f"{name}_depthwise", f"{name}_depthwise_BN", convention, None, kernel=3, stride=block.stride)
-    x = keras.layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
-    x = _conv(x, f"{name}_project", f"{name}_project_BN", convention, block.channels)
-    if channels_in == block.channels and block.stride == 1:
-        return keras.layers.Add(name=f"{name}_add")([inputs, x])
-    return x
-
-
-def _conv(
-    x: Any, name: str, norm: str, convention: Convention, channels: int | None, kernel: int = 1, stride: int = 1
-) -> Any:
-    """Convolution (depthwise where `channels` is None) and BatchNorm.
-
-    At stride 1, torch's padding of 1 is "same"; so is Keras' own at stride 2, where torch's is not.
-    """
-    padding = "same"
-    if convention == "torch" and stride == 2:
-        x = keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
-        padding = "valid"
-    shared = {"strides": stride, "padding": padding, "use_bias": False, "name": name}
-    layer = (
-        keras.layers.DepthwiseConv2D(kernel, **shared)
-        if channels is None
-        else keras.layers.Conv2D(channels, kernel, **shared)
-    )
-    return keras.layers.BatchNormalization(epsilon=EPSILON[convention], name=norm)(layer(x))
+    return keras.Model(inputs, classifier(x, classes), name="mobilenetv2")
 
 
 def _torch_modules() -> dict[str, str]:
@@ -135,17 +97,7 @@ def _keras_tensors(weights: str, image: int) -> dict[str, NDArray[np.float32]]:
 
 ZOO_ENTRY = ZooEntry(
     build=build,
-    preprocessing={
-        "torch": Preprocessing(
-            scale=(1 / 255 / IMAGENET_STD[0], 1 / 255 / IMAGENET_STD[1], 1 / 255 / IMAGENET_STD[2]),
-            offset=(
-                -IMAGENET_MEAN[0] / IMAGENET_STD[0],
-                -IMAGENET_MEAN[1] / IMAGENET_STD[1],
-                -IMAGENET_MEAN[2] / IMAGENET_STD[2],
-            ),
-        ),
-        "keras": Preprocessing(scale=(1 / 127.5,) * 3, offset=(-1.0,) * 3),
-    },
+    preprocessing={"torch": TORCHVISION_PIXELS, "keras": TENSORFLOW_PIXELS},
     sources=WeightSources(
         keras_tensors=_keras_tensors,
         torch_file=PackagedFile(

@@ -11,9 +11,9 @@ import pytest
 from ondevice.compiled import KEPT_FILES, default_cache, train_file
 from signatures.catalogue import Bundle, read_bundle
 from signatures.errors import CapabilityError
+from signatures.head import with_new_head
 from signatures.layers import find_layers
 from signatures.optimizers import Optimizer
-from signatures.passes import with_new_head
 from signatures.subset import subset_of
 from signatures.tflite_io import read_model
 from tests.end_to_end import tiny

@@ -67,6 +67,7 @@ def test_the_file_is_the_document(tmp_path: Path) -> None:
         "activation_size": 512,
         "score": 4.0 / 512,
         "picked": True,
+        "obstacle": None,
     }
     assert read["selection"]["table"][2]["score"] is None
     assert read["settings"]["learning_rate"] == 0.01

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ondevice.selection import check_rho, pick_count, select
-from signatures.errors import UsageError
+from ondevice.selection import check_rho, obstacle_note, pick_count, select
+from signatures.errors import InputError, UsageError
 from signatures.layers import Layer
 
 
 def make_layers(*sizes: int) -> tuple[Layer, ...]:
     """Layers of these activation sizes, called a, b, c …; the last is the head."""
     return tuple(
-        Layer(chr(ord("a") + i), "dense", i, (size, 3), (size,), activation_size=size, macs=3 * size)
+        Layer(chr(ord("a") + i), "dense", i, 1, (size, 3), 2, (size,), activation_size=size, macs=3 * size)
         for i, size in enumerate(sizes)
     )
 
@@ -131,3 +131,26 @@ def test_the_head_is_found_by_identity_not_by_its_place() -> None:
     front = replace(layers[0], name="front")
     selection = select((front, *layers[1:]), front, np.array([[1, 9]]), "betti", 0.34)
     assert selection.picked == ("front", "c")
+
+
+def test_layers_that_cannot_train_are_ranked_and_not_picked() -> None:
+    layers = make_layers(10, 10, 10, 10, 3)
+    selection = select(
+        layers, layers[-1], np.array([[9, 5, 7, 1]]), "betti", 0.4, {"a": "no gradient rule for X", "b": "the same"}
+    )
+    assert selection.picked == ("c", "d", "e")
+    assert [row.score for row in selection.table] == [0.9, 0.5, 0.7, 0.1, None]
+    assert selection.obstacles == {"a": "no gradient rule for X", "b": "the same"}
+
+
+def test_a_head_that_cannot_train_is_an_error() -> None:
+    layers = make_layers(10, 3)
+    with pytest.raises(InputError, match="the head cannot train: no rule"):
+        select(layers, layers[-1], None, "head", 0.1, {"b": "no rule"})
+
+
+def test_the_note_names_the_deepest_layer_that_trains() -> None:
+    assert obstacle_note(["a", "b", "c"], {}) == ""
+    note = obstacle_note(["a", "b", "c"], {"a": "no gradient rule for X", "b": "no gradient rule for X"})
+    assert note == "2 of 3 layers cannot train (no gradient rule for X); the deepest that train are 1, from c on"
+    assert obstacle_note(["a"], {"a": "no rule"}).endswith("none trains")
