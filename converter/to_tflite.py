@@ -131,8 +131,7 @@ def match(
 ) -> list[int]:
     """Find for each filter the layer that it belongs to, by its values; return indices into `layers`.
 
-    TensorFlow's converter sorts branches as it likes. Of equal layers the first is taken. Raises AdabetError unless
-    this pairs all layers with all filters.
+    TensorFlow's converter sorts branches as it likes. Raises AdabetError unless this pairs all layers with all filters.
     """
     if len(filters) != len(layers):
         raise _not_converted(f"{len(filters)} weight ops for {len(layers)} layers")

@@ -149,7 +149,12 @@ class _Reader:
             raise self.fail(f"tensor {name!r} of shape {shape} takes {shape_bytes} bytes")
         quantization = tensor.Quantization()
         if quantization is not None and quantization.ScaleLength():
-            raise InputError(f"{self.where}: tensor {name!r} is quantised; only float models can be trained")
+            raise InputError(
+                f"{self.where}: tensor {name!r} is quantised; only float models can be trained. Export the float model "
+                f"(no optimizations), adapt it, and quantise the adapted one"
+            )
+        if tensor.Sparsity() is not None:
+            raise InputError(f"{self.where}: tensor {name!r} is stored sparse; export the model with dense weights")
         data = self.constant(tensor.Buffer(), name)
         if data is None and 0 in shape and tensor.Buffer() != NO_BUFFER:
             data = np.empty(0, np.uint8)  # the shape of a scalar, say: a constant without bytes

@@ -19,6 +19,9 @@ from signatures.errors import CapabilityError, InputError
 CLASSES = 1000
 """ImageNet's."""
 HEAD = "predictions"
+MIN_IMAGE = 33
+"""Of networks with branches that halve their maps five times: at 32 the last maps are single pixels, and TensorFlow's
+converter folds the batch axis away."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -18,6 +18,7 @@ from converter.zoo import ZooEntry
 from converter.zoo.common import (
     CLASSES,
     HEAD,
+    MIN_IMAGE,
     InvertedResidual,
     classifier,
     conv_norm,
@@ -28,7 +29,6 @@ from signatures.catalogue import Preprocessing
 
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
-MIN_IMAGE = 33
 EPSILON = 1e-3
 
 PIXELS = Preprocessing(scale=(1 / 128,) * 3, offset=(-127 / 128,) * 3)

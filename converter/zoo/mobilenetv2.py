@@ -21,6 +21,7 @@ from converter.zoo import ZooEntry
 from converter.zoo.common import (
     CLASSES,
     HEAD,
+    MIN_IMAGE,
     TENSORFLOW_PIXELS,
     TORCHVISION_PIXELS,
     InvertedResidual,
@@ -31,12 +32,11 @@ from converter.zoo.common import (
 
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
-MIN_IMAGE = 33
-"""At 32 the last maps are single pixels, and TensorFlow's converter folds the batch axis away."""
 KERAS_IMAGES = (224, 192, 160, 128, 96)
 """Keras publishes weights trained at these sizes; at any other, those for the first."""
 
 EPSILON: Mapping[Convention, float] = {"torch": 1e-5, "keras": 1e-3}
+
 
 def blocks() -> Iterator[InvertedResidual]:
     """Yield the 17 blocks of table 2 in the paper."""

@@ -18,6 +18,7 @@ from converter.zoo import ZooEntry
 from converter.zoo.common import (
     CLASSES,
     HEAD,
+    MIN_IMAGE,
     TENSORFLOW_PIXELS,
     TORCHVISION_PIXELS,
     application_tensors,
@@ -25,7 +26,6 @@ from converter.zoo.common import (
     conv_norm,
 )
 
-MIN_IMAGE = 33
 EPSILON = 1e-3
 """BatchNorm's, in both conventions."""
 STEM_CHANNELS = 16

@@ -19,6 +19,7 @@ from converter.zoo.common import (
     CAFFE_PIXELS,
     CLASSES,
     HEAD,
+    MIN_IMAGE,
     TORCHVISION_PIXELS,
     application_tensors,
     bgr_to_rgb,
@@ -26,7 +27,6 @@ from converter.zoo.common import (
     conv_norm,
 )
 
-MIN_IMAGE = 33
 EPSILON: Mapping[Convention, float] = {"torch": 1e-5, "keras": 1.001e-5}
 
 

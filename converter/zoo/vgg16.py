@@ -24,7 +24,8 @@ from converter.zoo.common import (
     classifier,
 )
 
-MIN_IMAGE = 33
+MIN_IMAGE = 32
+"""Below it the last pooling has nothing left."""
 LEFT_OUT = ("fc1/", "fc2/", f"{HEAD}/", "classifier.")
 """How names of the dense layers begin, Keras' and torchvision's."""
 

@@ -29,7 +29,7 @@ HEAD_WIDTH = WIDTH // HEADS
 MLP_WIDTH = 3072
 BLOCKS = 12
 EPSILON = 1e-6
-MIN_IMAGE = 32
+MIN_IMAGE = 2 * PATCH
 TRAINED_AT = (224, 384)
 """Sizes of image that weights are published for, torchvision's and SWAG's."""
 
@@ -113,9 +113,7 @@ def _attention(x: Any, name: str) -> Any:
     scores = heads("query", (2, 1, 3)) @ heads("key", (2, 3, 1)) * (1 / math.sqrt(HEAD_WIDTH))
     weights = keras.layers.Softmax(name=f"{name}_softmax")(scores)
     mixed = keras.layers.Permute((2, 1, 3), name=f"{name}_heads_last")(weights @ heads("value", (2, 1, 3)))
-    return Dense(WIDTH, name=f"{name}_out")(
-        keras.layers.Reshape((tokens, WIDTH), name=f"{name}_joined")(mixed)
-    )
+    return Dense(WIDTH, name=f"{name}_out")(keras.layers.Reshape((tokens, WIDTH), name=f"{name}_joined")(mixed))
 
 
 def _torch_modules() -> dict[str, str]:

@@ -27,6 +27,9 @@ class Entry:
     how: str
     """The gradient in a line: the docstring of the rule."""
     limits: str
+    """For which inputs the rule holds only."""
+    kernels: str
+    """What a runtime cannot do with the op."""
 
 
 _RULES: dict[str, Entry] = {}
@@ -34,17 +37,17 @@ RULES: Mapping[str, Entry] = MappingProxyType(_RULES)
 """Every rule, by op kind."""
 
 
-def gradient(*kinds: str, limits: str = "") -> Callable[[Rule], Rule]:
+def gradient(*kinds: str, limits: str = "", kernels: str = "") -> Callable[[Rule], Rule]:
     """Register the decorated function as the gradient rule of the op `kinds`.
 
-    Its docstring says in one line what the gradient is; `limits`, for which inputs the rule holds only.
+    Its docstring says in one line what the gradient is; for the rest see `Entry`.
     """
 
     def register(rule: Rule) -> Rule:
         assert rule.__doc__, f"the rule of {kinds} has no docstring"
         for kind in kinds:
             assert kind not in _RULES, kind
-            _RULES[kind] = Entry(rule, " ".join(rule.__doc__.split()), limits)
+            _RULES[kind] = Entry(rule, " ".join(rule.__doc__.split()), limits, kernels)
         return rule
 
     return register

@@ -290,6 +290,8 @@ def test_without_network_and_package_imagenet_says_what_to_do(capsys: pytest.Cap
         read_weights("imagenet", WeightSources(no_keras, NO_PACKAGE), 96)
     with pytest.raises(CapabilityError, match="no network here"):
         read_weights("keras", WeightSources(no_keras, NO_PACKAGE), 96)
+    with pytest.raises(CapabilityError, match=r"no network here.*no package is known.*WEIGHTS=<file>"):
+        read_weights("imagenet", WeightSources(no_keras), 96)
     assert capsys.readouterr().out == ""
 
 
@@ -304,13 +306,15 @@ def test_the_packaged_file_is_read_without_running_the_package(tmp_path: Path, m
     assert got.convention == "torch"
     assert "a.weight" in got.tensors
     assert file.sha256 in got.provenance
+    for word in ("package", "torchvision"):
+        assert read_weights(word, WeightSources(no_keras, file), 96).provenance == got.provenance
     with pytest.raises(InputError, match="not the published file"):
-        read_weights("torchvision", WeightSources(no_keras, replace(file, sha256="0" * 64)), 96)
+        read_weights("package", WeightSources(no_keras, replace(file, sha256="0" * 64)), 96)
 
 
 def test_files_go_by_their_suffix(tmp_path: Path) -> None:
     sources = WeightSources(lambda path, _: {path: np.ones(1)}, NO_PACKAGE)
-    with pytest.raises(UsageError, match=r"imagenet, keras, torchvision, random"):
+    with pytest.raises(UsageError, match=r"imagenet, keras, package \(or torchvision\), random"):
         read_weights("imagenetv2", sources, 96)
     with pytest.raises(InputError, match="no such file"):
         read_weights(str(tmp_path / "absent.pth"), sources, 96)
@@ -322,6 +326,8 @@ def test_files_go_by_their_suffix(tmp_path: Path) -> None:
     got = read_weights(str(tmp_path / "w.npz"), sources, 96)
     assert got.convention == "torch"
     assert hashlib.sha256((tmp_path / "w.npz").read_bytes()).hexdigest() in got.provenance
+    np.savez(tmp_path / "w.npz", **{"conv/kernel": np.ones((1, 1, 2, 2), np.float16)})
+    assert read_weights(str(tmp_path / "w.npz"), sources, 96).convention == "keras"
 
 
 @pytest.mark.parametrize("damage", ["objects", "cut", "text", "empty"])

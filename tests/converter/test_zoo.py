@@ -107,16 +107,19 @@ def test_layers_and_folded_scale(torch_model: Any, converted: Any) -> None:
         np.testing.assert_allclose(ratio, expected, rtol=1e-5)
 
 
-def test_a_conversion_that_swaps_layers_is_noticed(torch_model: Any, converted: Any) -> None:
+def test_layers_that_were_reordered_are_found_and_changed_ones_noticed(torch_model: Any, converted: Any) -> None:
     flatbuffer, layers = converted
-    constants = to_tflite._weight_op_constants(bytearray(flatbuffer))
+    filters = [filter_ for filter_, _ in to_tflite._weight_op_constants(bytearray(flatbuffer))]
     weight_layers = [torch_model.get_layer(layer.name) for layer in layers]
     names = [layer.name for layer in layers]
     first, second = names.index("block_7_project"), names.index("block_8_project")
-    assert constants[first][0].shape == constants[second][0].shape
-    constants[first], constants[second] = constants[second], constants[first]
-    with pytest.raises(AdabetError, match="block_7_project"):
-        to_tflite._check(weight_layers, layers, constants)
+    assert filters[first].shape == filters[second].shape
+    filters[first], filters[second] = filters[second], filters[first]
+    order = to_tflite.match(weight_layers, layers, filters)
+    assert (order[first], order[second]) == (second, first)
+    filters[first][3] *= 1.001
+    with pytest.raises(AdabetError, match=f"filter {first} is no layer's"):
+        to_tflite.match(weight_layers, layers, filters)
 
 
 def keras_network(image: int) -> Any:

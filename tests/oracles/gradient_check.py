@@ -42,6 +42,21 @@ def normal(random: np.random.Generator, scale: float, shape: tuple[int, ...]) ->
     return random.normal(0, scale, shape)
 
 
+def wide(random: np.random.Generator, scale: float, shape: tuple[int, ...]) -> Array:
+    """Some far out, where exponentials overflow; the first is not, so that a gradient is more than rounding."""
+    values = np.array(random.normal(0, scale, shape) * np.where(random.random(shape) < 0.2, 40.0, 1.0))
+    values.flat[0] = random.uniform(-1.5, 1.5)
+    return values
+
+
+def wide_rows(random: np.random.Generator, scale: float, shape: tuple[int, ...]) -> Array:
+    """Some rows along the last axis far out, as of a classifier that is sure; the first is not."""
+    values = random.normal(0, scale, (math.prod(shape[:-1]), shape[-1]))
+    values[0] = random.uniform(-1, 1, shape[-1])
+    values[1:] *= np.where(random.random((len(values) - 1, 1)) < 0.2, 40.0, 1.0)
+    return values.reshape(shape)
+
+
 def positive(random: np.random.Generator, _scale: float, shape: tuple[int, ...]) -> Array:
     """From 1/4 to 4: for logarithms, roots, and what is raised to a power."""
     return np.exp2(random.uniform(-2, 2, shape))
@@ -52,10 +67,11 @@ def nonzero(random: np.random.Generator, _scale: float, shape: tuple[int, ...]) 
     return random.choice((-1.0, 1.0), shape) * np.exp2(random.uniform(-1, 1, shape))
 
 
-def distinct(random: np.random.Generator, _scale: float, shape: tuple[int, ...]) -> Array:
-    """Any two at least 1/100 apart: for maxima, where drawing until none tie would take forever."""
+def distinct(random: np.random.Generator, scale: float, shape: tuple[int, ...]) -> Array:
+    """No two close to each other: for maxima, where drawing until none tie would take forever."""
     count = math.prod(shape)
-    return (random.permutation(count) - count / 2 + random.uniform(0, 0.5, count)).reshape(shape) / 50
+    ranks = random.permutation(count) - count / 2 + random.uniform(0, 0.5, count)
+    return scale * ranks.reshape(shape) * 3 / count
 
 
 def zero_or_one(random: np.random.Generator, _scale: float, shape: tuple[int, ...]) -> Array:
@@ -87,8 +103,8 @@ class Case:
 
     @cached_property
     def weights(self) -> Array:
-        """The gradient that arrives at the output."""
-        return self._random(-1).normal(size=self.output.shape).astype(np.float32)
+        """The gradient that arrives at the output: nowhere so small that another entry's rounding hides it."""
+        return nonzero(self._random(-1), 1.0, self.output.shape).astype(np.float32)
 
     @cached_property
     def inputs(self) -> dict[Tensor, Array]:
@@ -162,7 +178,7 @@ def check_gradients(case: Case, results: Results) -> None:
 
 def check_differences(case: Case) -> None:
     """GradientTape against a central difference along a random direction."""
-    _, gradients = case.expected
+    y, gradients = case.expected
     random = case._random(1000)
     directions = [random.normal(size=tensor.shape) for tensor in case.wanted]
 
@@ -174,7 +190,8 @@ def check_differences(case: Case) -> None:
     products = [float(np.sum(g * d)) for g, d in zip(gradients, directions, strict=True)]
     scale = sum(float(np.linalg.norm(g) * np.linalg.norm(d)) for g, d in zip(gradients, directions, strict=True))
     assert scale > 0, "the gradient is zero: the case tests nothing"
-    assert abs(slope - sum(products)) < 1e-7 * scale
+    rounding = 4 * np.finfo(np.float64).eps * float(np.sum(np.abs(case.weights * y))) / STEP
+    assert abs(slope - sum(products)) < 1e-7 * scale + rounding, f"slope {slope}, by GradientTape {sum(products)}"
 
 
 def relative_error(got: Array, expected: Array) -> float:

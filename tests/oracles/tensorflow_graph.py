@@ -90,7 +90,8 @@ def inputs_of(
         elif tensor is None:
             inputs.append(None)
         elif tensor.data is not None:
-            inputs.append(tf.constant(tensor.data, dtype) if tensor.dtype == "float32" else tensor.data)
+            data = np.reshape(tensor.data, tensor.shape)  # a scalar's is a vector
+            inputs.append(tf.constant(data, dtype) if tensor.dtype == "float32" else data)
         else:
             inputs.append(values[tensor])
     return inputs
@@ -106,7 +107,7 @@ def weighted_sum_gradients(
         y = evaluate(graph, values)[graph.outputs[0]]
         total = tf.reduce_sum(y * tf.constant(weights, tf.float64))
     gradients = tape.gradient(total, [values[t] for t in wanted], unconnected_gradients="zero")
-    return y.numpy(), [g.numpy() for g in gradients]
+    return y.numpy(), [tf.convert_to_tensor(g).numpy() for g in gradients]
 
 
 def weighted_sum(graph: Graph, inputs: Mapping[Tensor, Array], weights: Array) -> float:

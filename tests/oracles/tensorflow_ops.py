@@ -77,7 +77,10 @@ def results(op: Op, inputs: Sequence[Any]) -> list[tf.Tensor]:
         case "SPLIT":
             return list(tf.split(inputs[1], options.integer("NumSplits"), int(np.ravel(x)[0])))
         case "SPLIT_V":
-            return list(tf.split(x, inputs[1], int(np.ravel(inputs[2])[0])))
+            axis = int(np.ravel(inputs[2])[0])
+            lengths = [int(n) for n in inputs[1]]
+            rest = x.shape[axis] - sum(n for n in lengths if n != -1)
+            return list(tf.split(x, [rest if n == -1 else n for n in lengths], axis))
         case "UNPACK":
             return list(tf.unstack(x, options.integer("Num"), options.integer("Axis")))
     return [_result(op, x, inputs, options)]

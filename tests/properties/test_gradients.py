@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from signatures.gradients import RULES
@@ -35,4 +36,6 @@ def test_gradients(kind: str, run: Runner, data: st.DataObject) -> None:
 @a_few
 @given(data=st.data())
 def test_oracle(kind: str, data: st.DataObject) -> None:
-    check_differences(data.draw(STRATEGIES[kind], label="case"))
+    case = data.draw(STRATEGIES[kind], label="case")
+    assume(any(np.any(gradient) for gradient in case.expected[1]))
+    check_differences(case)

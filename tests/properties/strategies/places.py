@@ -267,7 +267,7 @@ def reverse(draw: st.DrawFn) -> Case:
 @st.composite
 def space_to_depth(draw: st.DrawFn) -> Case:
     s = Sketch(draw, "SPACE_TO_DEPTH")
-    block = s.integer(1, 3)
+    block = s.integer(2, 3)
     x = s.x((s.integer(1, 3), *(block * side for side in s.pair(1, 3)), s.integer(1, 3)))
     return s.op("SPACE_TO_DEPTH", [x], "SpaceToDepthOptions", BlockSize=block)
 
@@ -275,7 +275,7 @@ def space_to_depth(draw: st.DrawFn) -> Case:
 @st.composite
 def depth_to_space(draw: st.DrawFn) -> Case:
     s = Sketch(draw, "DEPTH_TO_SPACE")
-    block = s.integer(1, 3)
+    block = s.integer(2, 3)
     x = s.x((s.integer(1, 3), *s.pair(1, 3), block * block * s.integer(1, 3)))
     return s.op("DEPTH_TO_SPACE", [x], "DepthToSpaceOptions", BlockSize=block)
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import strategies as st
 
-from tests.oracles.gradient_check import Case, distinct, normal
+from signatures.graph import Array
+from tests.oracles.gradient_check import Case, distinct, normal, wide_rows
 from tests.properties.strategies.products import window
-from tests.properties.strategies.sketch import Sketch
+from tests.properties.strategies.sketch import Shape, Sketch
 
-POOLS = {"AVERAGE_POOL_2D": normal, "MAX_POOL_2D": distinct}
+
+def _off_centre(random: np.random.Generator, scale: float, shape: Shape) -> Array:
+    """Distinct values, mostly negative or positive, as it needs to have maxima on both sides of a kink."""
+    return distinct(random, scale, shape) - scale * random.uniform(-0.5, 1.5)
+
+
+POOLS = {"AVERAGE_POOL_2D": normal, "MAX_POOL_2D": _off_centre}
 REDUCTIONS = {"MEAN": normal, "SUM": normal, "REDUCE_MAX": distinct, "REDUCE_MIN": distinct}
 RESIZES = {
     "RESIZE_BILINEAR": "ResizeBilinearOptions",
@@ -48,13 +56,14 @@ def resize(draw: st.DrawFn, kind: str) -> Case:
 def softmax(draw: st.DrawFn) -> Case:
     """Of one class it is constant, so there are two at least; the same goes for the others here."""
     s = Sketch(draw, "SOFTMAX")
-    return s.op("SOFTMAX", [s.x((*s.shape(0, 4), s.integer(2, 6)))], "SoftmaxOptions", Beta=s.pick(1.0, 0.5, 2.0))
+    x = s.x((*s.shape(0, 4), s.integer(2, 6)), wide_rows)
+    return s.op("SOFTMAX", [x], "SoftmaxOptions", Beta=s.pick(1.0, 0.5, 2.0))
 
 
 @st.composite
 def log_softmax(draw: st.DrawFn) -> Case:
     s = Sketch(draw, "LOG_SOFTMAX")
-    return s.op("LOG_SOFTMAX", [s.x((*s.shape(0, 4), s.integer(2, 6)))])
+    return s.op("LOG_SOFTMAX", [s.x((*s.shape(0, 4), s.integer(2, 6)), wide_rows)])
 
 
 @st.composite

@@ -18,6 +18,7 @@ T = TypeVar("T")
 Shape = tuple[int, ...]
 
 DIFFERENTIATED, INPUT, CONSTANT = "differentiated", "input", "constant"
+ACTIVATIONS = (NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6)
 LEAST_FOR_ACTIVATION = 8
 """Elements of an output that may have an activation: with fewer, no draw puts some on either side of its kink."""
 
@@ -99,14 +100,12 @@ class Sketch:
         names = ("x", "y") if len(shapes) == 2 else ("x", "w", "bias")
         return [self.operand(*each) for each in zip(self.roles(len(shapes)), names, shapes, draws, strict=False)]
 
-    def fused(
-        self, kind: str, inputs: Sequence[Tensor | None], table: str, version: int = 1, **fields: OptionValue
-    ) -> Tensor:
+    def fused(self, kind: str, inputs: Sequence[Tensor | None], table: str, **fields: OptionValue) -> Tensor:
         """The op with a fused activation, where its output is large enough for one."""
         shape, _ = infer(kind, inputs, Options(table, fields))
         if math.prod(shape) >= LEAST_FOR_ACTIVATION:
-            fields["FusedActivationFunction"] = self.pick(NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6)
-        return self.b.emit(kind, inputs, Options(table, fields), version=version)
+            fields["FusedActivationFunction"] = self.pick(*ACTIVATIONS)
+        return self.b.emit(kind, inputs, Options(table, fields))
 
     def op(self, kind: str, inputs: Sequence[Tensor | None], table: str = "NONE", **fields: OptionValue) -> Case:
         """The case of one op with these options."""

@@ -1,0 +1,39 @@
+"""`python -m signatures.gradients > docs/ops.md`: the table of ops, from the registries."""
+
+from __future__ import annotations
+
+from signatures.gradients import RULES
+
+HEADER = """# Ops
+
+What the compiler knows of each TFLite op. `python -m signatures.gradients > docs/ops.md` makes this page from the
+registry, and a test compares them. x, W and y are an op's inputs and output, dy is the gradient that arrives. Every rule is
+tested against TensorFlow's gradient and finite differences on ai-edge-litert 2.3.0 and on tflite-runtime 2.14.0, as far
+as their kernels go (last column).
+
+An op that is not in the table may stand before the layers that train: what is frozen needs no gradient. Fused
+activations (RELU, RELU6, RELU_N1_TO_1, TANH) have rules for every op that can fuse them.
+
+| op | gradient | limits | kernels |
+|---|---|---|---|
+"""
+REWRITTEN = {
+    "DEQUANTIZE": ("float16 weights become float32 constants on export", "float16 constants"),
+    "SHAPE": ("a constant on export: sizes do not change", ""),
+    "SPLIT": ("slices, on export", ""),
+    "SPLIT_V": ("slices, on export", ""),
+    "UNPACK": ("slices, on export", ""),
+}
+"""What no graph of ours holds any more: how it is rewritten, and its limits."""
+
+
+def table() -> str:
+    """The whole page, in Markdown."""
+    rows = {kind: (entry.how, entry.limits, entry.kernels) for kind, entry in RULES.items()}
+    rows |= {kind: (how, limits, "") for kind, (how, limits) in REWRITTEN.items()}
+    cells = ([kind, *(cell.replace("|", "\\|") for cell in row)] for kind, row in sorted(rows.items()))
+    return HEADER + "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+if __name__ == "__main__":
+    print(table(), end="")
