@@ -110,8 +110,11 @@ def randomise(model: Any, preprocessing: Preprocessing, zero: Collection[str]) -
 
     Biases, β and γ stay as Keras sets them (0, 0, 1), and so do the layers named in `zero`. Each BatchNorm gets the
     mean and variance that it sees on a few blotchy random images, so that signals neither die out nor explode.
-    He et al., arXiv 1502.01852, equation 10. Where LayerNorm does that, in transformers, kernels and embeddings have
-    the small deviation that these are trained from; arXiv 2106.10270, appendix A, and torchvision.
+    He et al., arXiv 1502.01852, equation 10.
+
+    Where LayerNorm does that, in transformers, kernels and embeddings have BERT's small deviation instead, as
+    torchvision's position embeddings do; γ and β are moved a little, because TensorFlow's converter would leave out
+    a multiplication by ones.
     """
     generator = np.random.default_rng(RANDOM_SEED)
     transformer = any(isinstance(layer, keras.layers.LayerNormalization) for layer in model.layers)
@@ -125,7 +128,6 @@ def randomise(model: Any, preprocessing: Preprocessing, zero: Collection[str]) -
             deviation = TRANSFORMER_DEVIATION if transformer else math.sqrt(2 / fan_in)
             layer.kernel.assign(generator.normal(0, deviation, shape).astype(np.float32))
         elif not isinstance(layer, keras.layers.BatchNormalization):
-            # LayerNorm's γ and β too: TensorFlow's converter would leave out a multiplication by ones.
             for variable in layer.weights:
                 noise = generator.normal(0, TRANSFORMER_DEVIATION, variable.shape).astype(np.float32)
                 variable.assign(variable.numpy() + noise)

@@ -74,6 +74,11 @@ def distinct(random: np.random.Generator, scale: float, shape: tuple[int, ...]) 
     return scale * ranks.reshape(shape) * 3 / count
 
 
+def whole(random: np.random.Generator, _scale: float, shape: tuple[int, ...]) -> Array:
+    """Few different whole numbers: on kinks, and many equal."""
+    return random.choice((-2.0, 0.0, 1.0, 6.0), shape)
+
+
 def zero_or_one(random: np.random.Generator, _scale: float, shape: tuple[int, ...]) -> Array:
     """For what is cast to a condition."""
     return random.integers(0, 2, shape).astype(np.float64)
@@ -88,6 +93,8 @@ class Case:
     wanted: tuple[Tensor, ...]
     draws: Mapping[Tensor, Draw] = field(default_factory=dict)
     """How the values of an input are drawn, if not from a normal distribution."""
+    on_kinks: bool = False
+    """Whether values may lie on kinks: there is no slope there, only TensorFlow's convention."""
 
     def __repr__(self) -> str:
         ops = "".join(f"\n  {_described(op)}" for op in self.graph.ops)
@@ -114,6 +121,8 @@ class Case:
             scale = 2.0 / 2 ** (attempt % 4)
             draws = {t: self.draws.get(t, normal) for t in self.graph.inputs}
             values = {t: draw(random, scale, t.shape).astype(np.float32) for t, draw in draws.items()}
+            if self.on_kinks:
+                return values
             kinks = tensorflow_graph.kinks(self.graph, {t: tf.constant(v, tf.float64) for t, v in values.items()})
             if kinks.distance > KINK_MARGIN and 0.2 < kinks.passing < 0.9:
                 return values

@@ -36,8 +36,9 @@ def pool(draw: st.DrawFn, kind: str) -> Case:
 
 @st.composite
 def reduction(draw: st.DrawFn, kind: str) -> Case:
+    """Over five axes the kernels work, but the gradient is a product that tflite-runtime 2.14.0 ends the process at."""
     s = Sketch(draw, kind)
-    shape = s.shape(1, 5)
+    shape = s.shape(1, 4)
     x = s.x(shape, REDUCTIONS[kind])
     return s.op(kind, [x, s.b.ints(s.axes(len(shape)), "axes")], "ReducerOptions", KeepDims=s.flag())
 
