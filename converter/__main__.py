@@ -11,12 +11,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from converter import pixels
+from converter.network import SourceNetwork
 from ondevice.probe import MIN_POINTS
-from ondevice.selection import check_rho
+from ondevice.selection import check_rho, obstacle_note
+from signatures.autodiff import untrainable
 from signatures.catalogue import read_bundle
 from signatures.errors import UsageError, exit_code_of
 
 DEFAULT_RHOS = "0.05 0.1 0.2 0.4"
+DEFAULT_IMAGE = 224
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,12 +28,27 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m converter", description="Export networks, pack datasets.")
     commands = p.add_subparsers(dest="command", required=True)
 
-    export = commands.add_parser("export", help="write a bundle for a network of the zoo")
-    export.add_argument("model", help="name in the zoo, mobilenetv2 say")
+    export = commands.add_parser("export", help="write a bundle for a network of the zoo or a model file")
     export.add_argument(
-        "--weights", default="imagenet", help="imagenet, keras, torchvision, random, or a .pth, .npz or Keras file"
+        "model", help="name in the zoo (mobilenetv2, say), or a .tflite, .keras or .h5 file, or a SavedModel folder"
     )
-    export.add_argument("--image", type=int, default=224, help="height and width of the input in pixels")
+    export.add_argument(
+        "--weights",
+        default="imagenet",
+        help="of the zoo: imagenet, keras, package, random, or a .pth, .npz or Keras file (default imagenet)",
+    )
+    export.add_argument("--image", type=int, help=f"height and width in pixels (zoo: default {DEFAULT_IMAGE})")
+    export.add_argument(
+        "--preprocess",
+        choices=tuple(pixels.BY_NAME),
+        help="of a model file: what becomes of pixels 0..255 (symmetric: −1..1, unit: 0..1, imagenet: minus mean by "
+        "deviation, raw; default symmetric)",
+    )
+    export.add_argument(
+        "--head",
+        default="replace",
+        help="the classifier: replace (default), keep, or the name of a tensor to put a new one on",
+    )
     export.add_argument("--batch", type=int, default=32, help="batch of the train and gram signatures")
     export.add_argument("--classes", type=int, help="classes of a fresh head; by default the device makes the head")
     export.add_argument("--rho", default=DEFAULT_RHOS, help=f"fractions to write train files for ({DEFAULT_RHOS})")
@@ -76,7 +95,6 @@ def _rhos(text: str) -> tuple[float, ...]:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from converter import zoo
     from converter.export import ExportPlan, export_bundle
 
     smallest = MIN_POINTS if options.probe else 2
@@ -85,20 +103,42 @@ def _export(options: argparse.Namespace) -> int:
     plan = ExportPlan(
         options.batch,
         _rhos(options.rho),
-        options.classes is not None,
+        options.head,
+        options.classes,
         options.probe,
         options.seed,
         options.threads,
     )
-    source = zoo.load(options.model, options.weights, options.image, options.classes)
-    bundle = export_bundle(source, plan, options.out or Path("bundles") / options.model, options.force)
+    source = _source(options)
+    bundle = export_bundle(source, plan, options.out or Path("bundles") / source.name, options.force)
     manifest = bundle.manifest
+    names = [layer.name for layer in bundle.layers]
     print(f"{bundle.folder}: {manifest.network}, {manifest.image}×{manifest.image}, {manifest.classes} classes")
     print(f"weights: {manifest.weights}")
-    print(f"{len(manifest.layers)} layers; train files ranked by {manifest.ranking}:")
+    print(f"{len(names)} layers; train files ranked by {manifest.ranking}:")
     for entry in manifest.train:
         print(f"  {entry.file}  ρ {entry.rho:g}  {', '.join(entry.layers)}")
+    if note := obstacle_note(names, untrainable(bundle.network, bundle.layers)):
+        print(note)
     return 0
+
+
+def _source(options: argparse.Namespace) -> SourceNetwork:
+    from converter import foreign, zoo
+
+    if not foreign.is_foreign(options.model):
+        if options.preprocess is not None:
+            raise UsageError(f"--preprocess is for model files: {options.model} has its own")
+        return zoo.load(options.model, options.weights, options.image or DEFAULT_IMAGE)
+    preprocess = options.preprocess
+    if preprocess is None:
+        preprocess = "symmetric"
+        print("note: pixels will come as −1..1; --preprocess says otherwise", file=sys.stderr)
+    source = foreign.load(Path(options.model), pixels.BY_NAME[preprocess])
+    image = source.graph.inputs[0].shape[1]
+    if options.image not in (None, image):
+        raise UsageError(f"{options.model} takes images of {image} pixels, not {options.image}")
+    return source
 
 
 def _pack(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Export: from a network of the zoo to a bundle."""
+"""Export: from a network to a bundle."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ondevice.dataset import open_dataset, probe_batches
 from ondevice.pipeline import PROBE_BATCHES
 from ondevice.probe import gram_matrices
 from ondevice.selection import select
+from signatures.autodiff import untrainable
 from signatures.build import bundle_model, train_model
 from signatures.catalogue import (
     BATCHNORM_SCALE,
@@ -32,14 +33,18 @@ from signatures.catalogue import (
     train_file_name,
     write_manifest,
 )
-from signatures.errors import CapabilityError, InputError, UsageError
+from signatures.errors import CapabilityError, UsageError
 from signatures.graph import Array, Graph
-from signatures.head import without_probabilities
+from signatures.head import head_of, with_head_on, with_new_head, without_probabilities
 from signatures.layers import Layer, find_layers
 from signatures.optimizers import Optimizer
-from signatures.passes import named_layers, with_single_results
+from signatures.passes import with_single_results
 from signatures.subset import subset_of
-from signatures.tflite_io import parse_model, write_model
+from signatures.tflite_io import write_model
+
+REPLACE, KEEP = "replace", "keep"
+_UNDECIDED_CLASSES = 2
+"""Of a classifier where there was none, until the device knows how many the data have."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,10 @@ class ExportPlan:
 
     batch: int
     rhos: tuple[float, ...]
-    own_head: bool
-    """Whether the head was made for the owner's classes, so that the device keeps it."""
+    head: str
+    """REPLACE: the device replaces the classifier; KEEP: it stays as it is; else the tensor to put a new one on."""
+    classes: int | None
+    """Size of a new classifier that is made here, so that the device keeps it."""
     probe: Path | None
     """Dataset to rank the layers on, as the device would; without it by 1/|a|."""
     seed: int
@@ -65,14 +72,14 @@ def export_bundle(source: SourceNetwork, plan: ExportPlan, out: Path, replace: b
         raise UsageError(f"{out} exists: choose another OUT, or --force to replace it")
     if out.exists() and not _holds_a_bundle_at_most(out):
         raise UsageError(f"{out} is not a bundle and is not replaced: choose another OUT")
-    network = _named_network(source)
+    network, own_head = _with_head(source.graph, plan.head, plan.classes)
     layers = find_layers(network)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
             partial = Path(folder) / "bundle"
             partial.mkdir()
-            _write_files(source, network, layers, plan, partial)
+            _write_files(source, network, own_head, layers, plan, partial)
             read_bundle(partial)
             if out.exists():
                 shutil.rmtree(out)
@@ -90,24 +97,28 @@ def _holds_a_bundle_at_most(out: Path) -> bool:
     return not names or (MANIFEST in names and not others)
 
 
-def _named_network(source: SourceNetwork) -> Graph:
-    """The inference graph whose layers bear the source's names."""
-    graph = with_single_results(without_probabilities(parse_model(source.tflite, source.name).graphs[0]))
-    layers = find_layers(graph)
-    if len(layers) != len(source.layers):
-        raise InputError(f"{source.name} has {len(layers)} layers in its graph, {len(source.layers)} by its source")
-    return named_layers(graph, [layer.op for layer in layers], [layer.name for layer in source.layers])
+def _with_head(graph: Graph, head: str, classes: int | None) -> tuple[Graph, bool]:
+    """The network with the classifier that was asked for, and whether the device has to keep it."""
+    if classes is not None and classes < 2:
+        raise UsageError(f"a classifier needs at least 2 classes, got {classes}")
+    graph = with_single_results(graph)
+    if head not in (REPLACE, KEEP):
+        return with_head_on(graph, head, classes or _UNDECIDED_CLASSES), classes is not None
+    graph = without_probabilities(graph)
+    if head == KEEP:
+        if classes is not None:
+            raise UsageError("--head keep keeps the classes too: leave --classes away")
+        return graph, True
+    found = head_of(graph, find_layers(graph))
+    return (graph, False) if classes is None else (with_new_head(graph, found, classes), True)
 
 
 def _write_files(
-    source: SourceNetwork, network: Graph, layers: tuple[Layer, ...], plan: ExportPlan, folder: Path
+    source: SourceNetwork, network: Graph, own_head: bool, layers: tuple[Layer, ...], plan: ExportPlan, folder: Path
 ) -> None:
     write_model(bundle_model(network, layers, plan.batch), folder / MODEL)
-    scales: dict[str, Array] = {
-        layer.name: layer.batchnorm_scale for layer in source.layers if layer.batchnorm_scale is not None
-    }
-    if scales:
-        np.savez(folder / BATCHNORM_SCALE, allow_pickle=False, **scales)
+    if source.batchnorm_scale:
+        np.savez(folder / BATCHNORM_SCALE, allow_pickle=False, **source.batchnorm_scale)
     b1 = None if plan.probe is None else _probe(source, network, layers, plan)
     train = [_train_entry(network, layers, b1, rho, plan, folder) for rho in plan.rhos]
     manifest = Manifest(
@@ -115,7 +126,7 @@ def _write_files(
         weights=source.weights,
         image=network.inputs[0].shape[1],
         classes=network.outputs[0].shape[-1],
-        own_head=plan.own_head,
+        own_head=own_head,
         preprocessing=source.preprocessing,
         ranking="inverse-size" if plan.probe is None else f"betti on {plan.probe.name}, seed {plan.seed}",
         layers=layer_entries(layers),
@@ -130,7 +141,8 @@ def _train_entry(
 ) -> TrainEntry:
     if b1 is None:  # b1 = 1 everywhere: the score is 1/|a|
         b1 = np.ones((1, len(layers) - 1), np.int64)
-    subset = subset_of(layers, select(layers, layers[-1], b1, "betti", rho).picked)
+    picked = select(layers, layers[-1], b1, "betti", rho, untrainable(network, layers)).picked
+    subset = subset_of(layers, picked)
     optimizer = Optimizer()
     name = train_file_name(rho)
     write_model(train_model(network, subset, plan.batch, optimizer), folder / name)

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from converter.network import SourceNetwork
 from converter.quiet import captured_stderr, import_tensorflow
 from ondevice.runtime import LoadedModel
 from signatures.builder import GraphBuilder
+from signatures.catalogue import Preprocessing, file_sha256
 from signatures.errors import InputError
 from signatures.graph import Array, Graph, Model, Op, Signature, Tensor, constant
 from signatures.layers import weight_slot
@@ -35,6 +37,13 @@ def is_foreign(model: str) -> bool:
     """Whether `MODEL=` names a file or a folder, rather than a network of the zoo."""
     path = Path(model)
     return path.suffix in (".tflite", *KERAS_SUFFIXES) or path.exists()
+
+
+def load(path: Path, preprocessing: Preprocessing) -> SourceNetwork:
+    """A network to export, called by its file's name. Raises InputError, or CapabilityError without TensorFlow."""
+    graph = read_foreign(path)
+    digest = "" if path.is_dir() else f" (sha256 {file_sha256(path)})"
+    return SourceNetwork(path.stem, graph, preprocessing, {}, f"{path.name}{digest}")
 
 
 def read_foreign(path: Path) -> Graph:

@@ -105,12 +105,11 @@ def check_values(where: str, values: NDArray[Any], shape: tuple[int, ...]) -> No
         raise InputError(f"{where}: holds NaN or infinity")
 
 
-def randomise(model: Any, preprocessing: Preprocessing, zero: Collection[str]) -> None:
+def randomise(model: Any, preprocessing: Preprocessing) -> None:
     """Initialise at random, always the same: He-normal kernels, and BatchNorm statistics that fit them.
 
-    Biases, β and γ stay as Keras sets them (0, 0, 1), and so do the layers named in `zero`. Each BatchNorm gets the
-    mean and variance that it sees on a few blotchy random images, so that signals neither die out nor explode.
-    He et al., arXiv 1502.01852, equation 10.
+    Biases, β and γ stay as Keras sets them (0, 0, 1). Each BatchNorm gets the mean and variance that it sees on a few
+    blotchy random images, so that signals neither die out nor explode. He et al., arXiv 1502.01852, equation 10.
 
     Where LayerNorm does that, in transformers, kernels and embeddings have BERT's small deviation instead, as
     torchvision's position embeddings do; γ and β are moved a little, because TensorFlow's converter would leave out
@@ -119,8 +118,6 @@ def randomise(model: Any, preprocessing: Preprocessing, zero: Collection[str]) -
     generator = np.random.default_rng(RANDOM_SEED)
     transformer = any(isinstance(layer, keras.layers.LayerNormalization) for layer in model.layers)
     for layer in model.layers:
-        if layer.name in zero:
-            continue
         if isinstance(layer, WEIGHT_LAYERS):
             shape = tuple(layer.kernel.shape)
             depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)

@@ -1,38 +1,29 @@
-"""What the zoo hands to the exporter: a float32 inference graph and what the graph no longer shows."""
+"""What the zoo or a file hands to the exporter: a float32 inference graph, and what the graph does not show."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from signatures.catalogue import Preprocessing
-
-
-@dataclass(frozen=True)
-class SourceLayer:
-    """One weight op (conv, depthwise conv, dense) of the graph.
-
-    `batchnorm_scale` is s = γ/√(σ²+ε), float32, one entry per output channel, where a BatchNorm was folded into the
-    layer (W_folded = s·W), and None where there was none.
-    """
-
-    name: str
-    batchnorm_scale: NDArray[np.float32] | None
+from signatures.graph import Graph
 
 
 @dataclass(frozen=True)
 class SourceNetwork:
-    """A network as a flatbuffer.
+    """A network to export.
 
-    `tflite`: one subgraph in builtin ops, BatchNorm folded, input float32 [1, H, W, 3] in RGB after `preprocessing`,
-    output float32 logits [1, classes]. `layers` has one entry per weight op, in the order of the flatbuffer; each has
-    a filter and a bias tensor of its own. `weights` says in words where the values come from.
+    `graph` takes one float32 image [1, H, W, 3] in RGB after `preprocessing`; BatchNorm is folded, and its layers bear
+    the names that a person knows them by. `batchnorm_scale` has, by layer, s = γ/√(σ²+ε) of the BatchNorm that was
+    folded into it (W_folded = s·W), float32, one entry per output channel, where there was one and it is known.
+    `weights` says in words where the values come from.
     """
 
     name: str
-    tflite: bytes
+    graph: Graph
     preprocessing: Preprocessing
-    layers: tuple[SourceLayer, ...]
+    batchnorm_scale: Mapping[str, NDArray[np.float32]]
     weights: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -13,7 +14,6 @@ import tflite
 from numpy.typing import NDArray
 
 from converter.keras_tensors import WEIGHT_LAYERS
-from converter.network import SourceLayer
 from converter.quiet import captured_stderr
 from signatures.errors import AdabetError, InputError
 
@@ -24,6 +24,17 @@ WEIGHT_OPS = (
 )
 FOLDING_TOLERANCE = 1e-5
 """Largest difference between a folded filter and scale · kernel, relative to the channel's largest weight."""
+
+
+@dataclass(frozen=True)
+class SourceLayer:
+    """A layer of Keras that became one weight op.
+
+    `batchnorm_scale` is s = γ/√(σ²+ε), float32, one entry per output channel, where a BatchNorm was folded into it.
+    """
+
+    name: str
+    batchnorm_scale: NDArray[np.float32] | None
 
 
 def to_tflite(model: Any) -> tuple[bytes, tuple[SourceLayer, ...]]:

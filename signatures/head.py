@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from signatures.shapes import infer
 _PROBABILITIES = ("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC")
 _SHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _POOLS = ("MEAN", "AVERAGE_POOL_2D")
+_WAY = "name a tensor to put a classifier on (--head TENSOR)"
 
 
 def without_probabilities(graph: Graph) -> Graph:
@@ -23,6 +25,11 @@ def without_probabilities(graph: Graph) -> Graph:
 
     InputError if the output has another shape and cannot be given this one.
     """
+    if len(graph.outputs) != 1:
+        listed = ", ".join(f"{t.name!r} {list(t.shape)}" for t in graph.outputs)
+        raise InputError(
+            f"{graph.name!r} has {len(graph.outputs)} outputs ({listed}), expected one row of logits: {_WAY}"
+        )
     (output,) = graph.outputs
     makers = graph.producers()
     before = output
@@ -37,8 +44,7 @@ def _as_logits(graph: Graph, output: Tensor) -> Graph:
     classes = output.shape[-1] if output.shape else 1
     if output.size != classes or classes < 2:
         raise InputError(
-            f"{graph.name!r} ends in {output.name!r} of shape {list(output.shape)}, which is no row of logits: "
-            f"name a tensor to put a classifier on"
+            f"{graph.name!r} ends in {output.name!r} of shape {list(output.shape)}, which is no row of logits: {_WAY}"
         )
     b = GraphBuilder(graph.name)
     b.ops = list(graph.ops)
@@ -64,7 +70,7 @@ def head_of(graph: Graph, layers: Sequence[Layer]) -> Layer:
     raise InputError(
         f"{graph.name!r} has no classifier to replace: its output {logits.name!r} comes from "
         f"{makers[tensor].kind if tensor in makers else 'its input'}, expected a dense layer or a convolution. "
-        f"Keep it as it is, or name a tensor to put a classifier on"
+        f"Keep it (--head keep), or {_WAY}"
     )
 
 
@@ -109,9 +115,12 @@ def with_head_on(graph: Graph, name: str, classes: int) -> Graph:
 
     InputError if there is no such tensor, or it is no float32 [1, features] or [1, height, width, features].
     """
-    found = [tensor for op in graph.ops for tensor in op.outputs if tensor.name == name]
+    tensors = {tensor.name: tensor for op in graph.ops for tensor in op.outputs}
+    # Layers go by the ends of their names in the file; a full name finds them too.
+    found = [tensor for short, tensor in tensors.items() if name == short or name.endswith(f"/{short}")]
     if not found:
-        raise InputError(f"{graph.name!r} has no tensor {name!r}")
+        close = ", ".join(get_close_matches(name, tensors, 3, 0.3))
+        raise InputError(f"{graph.name!r} has no tensor {name!r}" + (f"; it has {close} …" if close else ""))
     features = found[0]
     if len(features.shape) < 2 or features.shape[0] != 1 or features.dtype != "float32":
         raise InputError(f"{name!r} is {features.dtype}{list(features.shape)}: no features to put a classifier on")

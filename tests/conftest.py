@@ -11,7 +11,7 @@ from tests.oracles.other_runtime import RUNTIMES, Runner, Runtimes
 
 # `make test` meets the same examples every time; --hypothesis-profile=thorough looks for new ones, and for more.
 settings.register_profile("default", derandomize=True, database=None, deadline=None)
-settings.register_profile("thorough", max_examples=1600, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
 
 
 @pytest.fixture(scope="session")

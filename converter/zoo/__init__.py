@@ -12,6 +12,9 @@ from converter.quiet import import_tensorflow
 from converter.weights import Convention, WeightSet, WeightSources, read_weights
 from signatures.catalogue import Preprocessing
 from signatures.errors import UsageError
+from signatures.layers import find_layers
+from signatures.passes import named_layers
+from signatures.tflite_io import parse_model
 
 MODULES = {
     name: f"converter.zoo.{name}"
@@ -56,14 +59,13 @@ class ZooEntry:
     arrange: Callable[[WeightSet, int], WeightSet] = lambda weights, _image: weights
 
 
-def load(name: str, weights: str, image: int, classes: int | None) -> SourceNetwork:
+def load(name: str, weights: str, image: int) -> SourceNetwork:
     """Build a network for square images of `image` pixels, with the weights that `weights` asks for.
 
-    `classes` None keeps the published head; a number replaces it by a dense layer of that many classes, all zero.
     `weights`: see converter.weights, and "random". Raises UsageError, InputError or CapabilityError.
     """
     if name not in MODULES:
-        raise UsageError(f"MODEL={name}: not in the zoo, which has {', '.join(MODULES)}")
+        raise UsageError(f"MODEL={name}: no file, and not in the zoo, which has {', '.join(MODULES)}")
     import_tensorflow()
     from converter import keras_tensors, to_tflite
 
@@ -72,19 +74,23 @@ def load(name: str, weights: str, image: int, classes: int | None) -> SourceNetw
         raise UsageError(f"{name} needs images of at least {entry.min_image} pixels, got {image}")
     if image % entry.image_multiple:
         raise UsageError(f"{name} needs images of a multiple of {entry.image_multiple} pixels, got {image}")
-    if classes is not None and classes < 2:
-        raise UsageError(f"a classifier needs at least 2 classes, got {classes}")
-    fresh = () if classes is None else (entry.head,)
     convention: Convention
     if weights == RANDOM:
         convention, provenance = "torch", f"random, seed {keras_tensors.RANDOM_SEED}"
-        model = entry.build(convention, image, classes or entry.classes)
-        keras_tensors.randomise(model, entry.preprocessing[convention], fresh)
+        model = entry.build(convention, image, entry.classes)
+        keras_tensors.randomise(model, entry.preprocessing[convention])
     else:
         weight_set = entry.arrange(read_weights(weights, entry.sources, image), image)
-        fresh = fresh if entry.head_published else (entry.head,)
         convention, provenance = weight_set.convention, weight_set.provenance
-        model = entry.build(convention, image, classes or entry.classes)
-        keras_tensors.assign(model, weight_set, entry.torch_modules, fresh)
+        model = entry.build(convention, image, entry.classes)
+        keras_tensors.assign(model, weight_set, entry.torch_modules, () if entry.head_published else (entry.head,))
     flatbuffer, layers = to_tflite.to_tflite(model)
-    return SourceNetwork(name, flatbuffer, entry.preprocessing[convention], layers, provenance)
+    graph = parse_model(flatbuffer, name).graphs[0]
+    ops = [layer.op for layer in find_layers(graph)]
+    return SourceNetwork(
+        name,
+        named_layers(graph, ops, [layer.name for layer in layers]),
+        entry.preprocessing[convention],
+        {layer.name: layer.batchnorm_scale for layer in layers if layer.batchnorm_scale is not None},
+        provenance,
+    )

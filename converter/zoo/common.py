@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from converter.keras_tensors import read_keras_file, tensors_of
 from converter.weights import Convention, KerasTensors
-from signatures.catalogue import Preprocessing
 from signatures.errors import CapabilityError, InputError
 
 CLASSES = 1000
@@ -22,22 +21,6 @@ HEAD = "predictions"
 MIN_IMAGE = 33
 """Of networks with branches that halve their maps five times: at 32 the last maps are single pixels, and TensorFlow's
 converter folds the batch axis away."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of RGB in 0..1, as torchvision normalises."""
-TORCHVISION_PIXELS = Preprocessing(
-    scale=(1 / 255 / IMAGENET_STD[0], 1 / 255 / IMAGENET_STD[1], 1 / 255 / IMAGENET_STD[2]),
-    offset=(
-        -IMAGENET_MEAN[0] / IMAGENET_STD[0],
-        -IMAGENET_MEAN[1] / IMAGENET_STD[1],
-        -IMAGENET_MEAN[2] / IMAGENET_STD[2],
-    ),
-)
-TENSORFLOW_PIXELS = Preprocessing(scale=(1 / 127.5,) * 3, offset=(-1.0,) * 3)
-"""What Keras calls the mode "tf": −1..1."""
-CAFFE_PIXELS = Preprocessing(scale=(1.0,) * 3, offset=(-123.68, -116.779, -103.939))
-"""What Keras calls the mode "caffe": minus ImageNet's mean, and then BGR, for which see `bgr_to_rgb`."""
 
 
 def conv_norm(

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.keras_tensors import read_keras_file, tensors_of
+from converter.pixels import TENSORFLOW_PIXELS, TORCHVISION_PIXELS
 from converter.weights import Convention, PackagedFile, WeightSources
 from converter.zoo import ZooEntry
 from converter.zoo.common import (
     CLASSES,
     HEAD,
     MIN_IMAGE,
-    TENSORFLOW_PIXELS,
-    TORCHVISION_PIXELS,
     InvertedResidual,
     classifier,
     conv_norm,

@@ -13,14 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 
+from converter.pixels import TENSORFLOW_PIXELS, TORCHVISION_PIXELS
 from converter.weights import Convention, WeightSet, WeightSources
 from converter.zoo import ZooEntry
 from converter.zoo.common import (
     CLASSES,
     HEAD,
     MIN_IMAGE,
-    TENSORFLOW_PIXELS,
-    TORCHVISION_PIXELS,
     application_tensors,
     classifier,
     conv_norm,

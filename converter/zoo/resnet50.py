@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import keras
 
+from converter.pixels import CAFFE_PIXELS, TORCHVISION_PIXELS
 from converter.weights import Convention, WeightSet, WeightSources
 from converter.zoo import ZooEntry
 from converter.zoo.common import (
-    CAFFE_PIXELS,
     CLASSES,
     HEAD,
     MIN_IMAGE,
-    TORCHVISION_PIXELS,
     application_tensors,
     bgr_to_rgb,
     classifier,

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import keras
 
+from converter.pixels import CAFFE_PIXELS, TORCHVISION_PIXELS
 from converter.weights import Convention, WeightSet, WeightSources
 from converter.zoo import ZooEntry
 from converter.zoo.common import (
-    CAFFE_PIXELS,
     CLASSES,
     HEAD,
-    TORCHVISION_PIXELS,
     application_tensors,
     bgr_to_rgb,
     classifier,

@@ -17,9 +17,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from converter.keras_tensors import check_values
+from converter.pixels import TORCHVISION_PIXELS
 from converter.weights import Convention, WeightSet, WeightSources
 from converter.zoo import ZooEntry
-from converter.zoo.common import CLASSES, HEAD, TORCHVISION_PIXELS, classifier, own_tensors
+from converter.zoo.common import CLASSES, HEAD, classifier, own_tensors
 from signatures.errors import InputError
 
 PATCH = 16

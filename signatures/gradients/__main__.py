@@ -7,9 +7,9 @@ from signatures.gradients import RULES
 HEADER = """# Ops
 
 What the compiler knows of each TFLite op. `python -m signatures.gradients > docs/ops.md` makes this page from the
-registry, and a test compares them. x, W and y are an op's inputs and output, dy is the gradient that arrives. Every rule is
-tested against TensorFlow's gradient and finite differences on ai-edge-litert 2.3.0 and on tflite-runtime 2.14.0, as far
-as their kernels go (last column).
+registry, and a test compares them. x, W and y are an op's inputs and output, dy is the gradient that arrives. Every
+rule is tested against TensorFlow's gradient and finite differences on ai-edge-litert 2.3.0 and on tflite-runtime
+2.14.0, as far as their kernels go (last column).
 
 An op that is not in the table may stand before the layers that train: what is frozen needs no gradient. Fused
 activations (RELU, RELU6, RELU_N1_TO_1, TANH) have rules for every op that can fuse them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def _max_pool(b: GraphBuilder, op: Op, dy: Tensor, _wanted: Sequence[bool]) -> G
     y = op.output if plain else b.emit(op.kind, (x,), op.options.replace(FusedActivationFunction=NO_ACTIVATION))
     left = dy  # what no earlier tap of the window has taken
     parts = []
-    for tap in taps(b, padded, window, y.shape[1], y.shape[2]):
+    for tap in taps(b, padded, replace(window, before=(0, 0), after=(0, 0)), y.shape[1], y.shape[2]):
         passed_on = b.mul(left, b.unary("SIGN", b.sub(y, tap)))
         parts.append(b.sub(left, passed_on))
         left = passed_on

@@ -11,17 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.export import ExportPlan, export_bundle
+from converter.export import KEEP, REPLACE, ExportPlan, export_bundle
 from converter.network import SourceNetwork
 from signatures.builder import GraphBuilder
 from signatures.catalogue import Bundle, read_bundle
 from signatures.errors import CapabilityError, InputError, UsageError
-from signatures.graph import Model, Op, Options, Signature
-from signatures.passes import replay
-from signatures.tflite_io import model_bytes, read_model
+from signatures.graph import Options
+from signatures.tflite_io import read_model
 from tests.end_to_end import tiny
 
-PLAN = ExportPlan(tiny.BATCH, tiny.RHOS, own_head=False, probe=None, seed=0, threads=1)
+PLAN = ExportPlan(tiny.BATCH, tiny.RHOS, REPLACE, classes=None, probe=None, seed=0, threads=1)
 
 
 def export(out: Path, plan: ExportPlan = PLAN, source: SourceNetwork | None = None, again: bool = False) -> Bundle:
@@ -101,23 +100,64 @@ def test_a_probe_ranks_the_layers_by_b1(tmp_path: Path) -> None:
 def test_batchnorm_scales_are_kept_by_layer_where_there_are_any(bundle: Bundle, tmp_path: Path) -> None:
     with np.load(bundle.folder / "batchnorm_scale.npz", allow_pickle=False) as scales:
         assert set(scales) == set(tiny.LAYERS) - {"head"}
-    bare = tiny.source()
-    bare = replace(bare, layers=tuple(replace(layer, batchnorm_scale=None) for layer in bare.layers))
+    bare = replace(tiny.source(), batchnorm_scale={})
     assert "batchnorm_scale.npz" not in content(export(tmp_path / "bare", source=bare).folder)
 
 
-def test_a_softmax_at_the_end_is_dropped(tmp_path: Path) -> None:
-    graph = tiny.network()
+def with_softmax() -> SourceNetwork:
+    source = tiny.source()
     b = GraphBuilder("soft")
-    x = b.input("x", graph.inputs[0].shape)
-    logits = replay(b, graph, x)[graph.outputs[0]]
-    options = Options("SoftmaxOptions", {"Beta": 1.0})
-    soft = replace(logits, name="probabilities")
-    b.ops.append(Op("SOFTMAX", (logits,), (soft,), options))
-    whole = b.graph([soft])
-    data = model_bytes(Model((whole,), (Signature("f", whole, {"x": x}, {"y": soft}),)))
-    bundle = export(tmp_path / "bundle", source=replace(tiny.source(), tflite=data))
-    assert [op.kind for op in bundle.network.ops] == [op.kind for op in graph.ops]
+    b.ops, b.inputs = list(source.graph.ops), list(source.graph.inputs)
+    soft = b.emit("SOFTMAX", (source.graph.outputs[0],), Options("SoftmaxOptions", {"Beta": 1.0}))
+    return replace(source, graph=b.graph([soft]))
+
+
+def test_a_softmax_at_the_end_is_dropped(tmp_path: Path) -> None:
+    bundle = export(tmp_path / "bundle", source=with_softmax())
+    assert [op.kind for op in bundle.network.ops] == [op.kind for op in tiny.network().ops]
+
+
+# Heads -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_for_so_many_classes_is_zero_and_the_devices_to_keep(tmp_path: Path) -> None:
+    bundle = export(tmp_path / "bundle", replace(PLAN, classes=7), with_softmax())
+    assert (bundle.manifest.classes, bundle.manifest.own_head) == (7, True)
+    head = bundle.layers[-1]
+    assert (head.name, head.weight_shape, head.bias_shape) == ("head", (7, 24), (7,))
+    assert not any(bundle.network.ops[head.op].input(slot).data.any() for slot in (1, 2))
+
+
+def test_a_head_may_stay_as_it_is(tmp_path: Path) -> None:
+    bundle = export(tmp_path / "bundle", replace(PLAN, head=KEEP), with_softmax())
+    assert (bundle.manifest.classes, bundle.manifest.own_head) == (5, True)
+    weights = [network.ops[-1].input(1).data for network in (bundle.network, tiny.network())]
+    np.testing.assert_array_equal(*weights)
+
+
+def test_a_head_goes_on_a_tensor(tmp_path: Path) -> None:
+    """Everything behind the tensor goes; the device makes the head as large as its data want it."""
+    bundle = export(tmp_path / "bundle", replace(PLAN, head="b_project"))
+    assert [layer.name for layer in bundle.layers] == [*tiny.LAYERS[:6], "classifier"]
+    assert (bundle.manifest.classes, bundle.manifest.own_head) == (2, False)
+    assert export(tmp_path / "own", replace(PLAN, head="b_project", classes=3)).manifest.own_head
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"head": KEEP, "classes": 3}, "keeps the classes too"),
+        ({"classes": 1}, "at least 2 classes, got 1"),
+    ],
+)
+def test_heads_that_make_no_sense_are_refused(changes: dict[str, object], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=reason):
+        export(tmp_path / "bundle", replace(PLAN, **changes))
+
+
+def test_an_unknown_tensor_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no tensor 'b_projekt'; it has b_project"):
+        export(tmp_path / "bundle", replace(PLAN, head="b_projekt"))
 
 
 def test_the_same_export_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
@@ -167,13 +207,6 @@ def test_an_export_that_fails_leaves_the_old_bundle_and_nothing_beside_it(tmp_pa
         export(out, replace(PLAN, probe=tmp_path / "nowhere"), again=True)
     assert content(out) == before
     assert list(tmp_path.iterdir()) == [out]
-
-
-def test_a_source_whose_layers_are_not_its_graphs_is_refused(tmp_path: Path) -> None:
-    source = tiny.source()
-    with pytest.raises(InputError, match="8 layers in its graph, 7 by its source"):
-        export(tmp_path / "bundle", source=replace(source, layers=source.layers[:-1]))
-    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

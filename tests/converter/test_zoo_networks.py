@@ -28,8 +28,11 @@ from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 from converter import keras_tensors, to_tflite, zoo  # noqa: E402
 from converter.weights import Convention, WeightSet, read_weights  # noqa: E402
 from converter.zoo import ZooEntry, common, vit_b16  # noqa: E402
+from signatures.build import inference_model  # noqa: E402
 from signatures.catalogue import Preprocessing  # noqa: E402
 from signatures.errors import AdabetError, CapabilityError, InputError, UsageError  # noqa: E402
+from signatures.layers import find_layers  # noqa: E402
+from signatures.tflite_io import model_bytes  # noqa: E402
 from tests.oracles.schema_view import operator_codes  # noqa: E402
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -91,7 +94,7 @@ def entry_of(name: str) -> ZooEntry:
 def random_model(name: str, image: int) -> Any:
     entry = entry_of(name)
     model = entry.build("torch", image, CLASSES)
-    keras_tensors.randomise(model, entry.preprocessing["torch"], ())
+    keras_tensors.randomise(model, entry.preprocessing["torch"])
     return model
 
 
@@ -185,12 +188,12 @@ def test_random_networks_carry_signals_and_gradients_to_every_layer(name: str, m
 def test_images_that_are_too_small_are_refused(name: str) -> None:
     smallest = EXPECTED[name].min_image
     with pytest.raises(UsageError, match=f"{name} needs images of at least {smallest} pixels"):
-        zoo.load(name, "random", smallest - 1, None)
+        zoo.load(name, "random", smallest - 1)
 
 
 def test_vit_takes_whole_patches_only() -> None:
     with pytest.raises(UsageError, match="a multiple of 16 pixels, got 100"):
-        zoo.load("vit_b16", "random", 100, None)
+        zoo.load("vit_b16", "random", 100)
 
 
 # Matching ops with layers.
@@ -247,7 +250,7 @@ def test_keras_convention_is_keras_own_network(name: str, image: int) -> None:
     theirs = application(
         input_shape=(image, image, 3), weights=None, include_top=top, pooling="avg", classifier_activation=None
     )
-    keras_tensors.randomise(theirs, Preprocessing((1.0,) * 3, (0.0,) * 3), ())
+    keras_tensors.randomise(theirs, Preprocessing((1.0,) * 3, (0.0,) * 3))
     make_noisy(theirs)
     ours = entry.build("keras", image, 1000)
     weights = WeightSet("keras", keras_tensors.tensors_of(theirs), "theirs", None)
@@ -350,7 +353,7 @@ def test_names_of_old_vit_files_are_understood() -> None:
 def test_keras_files_of_our_own_model_are_read_for_other_sizes(tmp_path: Path, few_blocks: None) -> None:
     entry, path = entry_of("vit_b16"), tmp_path / "vit.weights.h5"
     saved = entry.build("keras", 224, common.CLASSES)
-    keras_tensors.randomise(saved, entry.preprocessing["keras"], ())
+    keras_tensors.randomise(saved, entry.preprocessing["keras"])
     saved.save_weights(path)
     weights = entry.arrange(read_weights(str(path), entry.sources, 64), 64)
     model = entry.build("keras", 64, common.CLASSES)
@@ -366,10 +369,10 @@ def test_keras_files_of_our_own_model_are_read_for_other_sizes(tmp_path: Path, f
 
 def test_sources_that_do_not_exist_say_so() -> None:
     with pytest.raises(CapabilityError, match="no package is known"):
-        zoo.load("resnet50", "package", 96, None)
+        zoo.load("resnet50", "package", 96)
     for unpublished in ("vit_b16", "efficientnet_lite0"):
         with pytest.raises(CapabilityError, match="Keras does not publish"):
-            zoo.load(unpublished, "keras", 96, None)
+            zoo.load(unpublished, "keras", 96)
 
 
 def photographs() -> tuple[list[int], FLOAT32]:
@@ -381,9 +384,9 @@ def photographs() -> tuple[list[int], FLOAT32]:
 
 @pytest.mark.skipif(not (VGG_NPZ.exists() and PHOTOGRAPHS.exists()), reason="the shared data are not here")
 def test_published_vgg_sees_what_keras_sees() -> None:
-    network = zoo.load("vgg16", str(VGG_NPZ), 64, 7)
+    network = zoo.load("vgg16", str(VGG_NPZ), 64)
     assert hashlib.sha256(VGG_NPZ.read_bytes()).hexdigest() in network.weights
-    assert [layer.name for layer in network.layers][:2] == ["block1_conv1", "block1_conv2"]
+    assert [layer.name for layer in find_layers(network.graph)][:2] == ["block1_conv1", "block1_conv2"]
     theirs = keras.applications.VGG16(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
     with np.load(VGG_NPZ) as values:
         for layer in theirs.layers[1:]:
@@ -398,13 +401,13 @@ def test_published_vgg_sees_what_keras_sees() -> None:
     features = keras.Model(ours.input, ours.get_layer(entry.head).input)
     expected = theirs(keras.applications.vgg16.preprocess_input(pixels.copy())).numpy()
     assert_same(features(prepared(pixels, network.preprocessing)).numpy(), expected)
-    assert not run(network.tflite, prepared(pixels, network.preprocessing)).any()
+    assert not run(model_bytes(inference_model(network.graph)), prepared(pixels, network.preprocessing)).any()
 
 
 @pytest.mark.skipif(importlib.util.find_spec(LITE_PACKAGE) is None, reason=f"{LITE_PACKAGE} is not installed")
 @pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="the shared data are not here")
 def test_lite0_recognises_at_least_210_of_250_photographs() -> None:
-    network = zoo.load("efficientnet_lite0", "imagenet", 224, None)
+    network = zoo.load("efficientnet_lite0", "imagenet", 224)
     classes, pixels = photographs()
-    best = run(network.tflite, prepared(pixels, network.preprocessing)).argmax(axis=1)
+    best = run(model_bytes(inference_model(network.graph)), prepared(pixels, network.preprocessing)).argmax(axis=1)
     assert (best == classes).sum() >= 210

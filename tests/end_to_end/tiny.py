@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from converter.export import ExportPlan, export_bundle
-from converter.network import SourceLayer, SourceNetwork
+from converter.export import REPLACE, ExportPlan, export_bundle
+from converter.network import SourceNetwork
 from converter.pack import pack_arrays
 from signatures.builder import RELU6, GraphBuilder
 from signatures.catalogue import Preprocessing
-from signatures.graph import Array, Graph, Model, Signature, Tensor
+from signatures.graph import Array, Graph, Tensor
+from signatures.layers import find_layers
+from signatures.passes import named_layers
 from signatures.shapes import SAME
-from signatures.tflite_io import model_bytes
 
 IMAGE = 16
 BATCH = 8
@@ -53,18 +54,18 @@ def network(classes: int = 5) -> Graph:
     return b.graph([logits])
 
 
-def source(classes: int = 5) -> SourceNetwork:
+def source() -> SourceNetwork:
     """What the zoo would hand to the exporter."""
-    graph = network(classes)
-    flatbuffer = model_bytes(Model((graph,), (Signature("f", graph, {"x": graph.inputs[0]}, {"y": graph.outputs[0]}),)))
-    layers = tuple(SourceLayer(name, None if name == "head" else np.ones(3, np.float32)) for name in LAYERS)
-    return SourceNetwork("tiny", flatbuffer, PREPROCESSING, layers, "random, seed 7")
+    graph = network()
+    named = named_layers(graph, [layer.op for layer in find_layers(graph)], LAYERS)
+    scales = {name: np.ones(3, np.float32) for name in LAYERS if name != "head"}
+    return SourceNetwork("tiny", named, PREPROCESSING, scales, "random, seed 7")
 
 
 def write_bundle(out: Path, own_head: bool = False, probe: Path | None = None, seed: int = 0) -> Path:
     """Export the network; with a head of its own for the pictures' classes, or for the device to replace."""
-    plan = ExportPlan(BATCH, RHOS, own_head, probe, seed, threads=1)
-    return export_bundle(source(len(CLASSES)) if own_head else source(), plan, out, replace=False).folder
+    plan = ExportPlan(BATCH, RHOS, REPLACE, len(CLASSES) if own_head else None, probe, seed, threads=1)
+    return export_bundle(source(), plan, out, replace=False).folder
 
 
 def write_pictures(out: Path, train: int = 48, test: int = 30) -> Path:

@@ -52,7 +52,7 @@ def wide(random: np.random.Generator, scale: float, shape: tuple[int, ...]) -> A
 def wide_rows(random: np.random.Generator, scale: float, shape: tuple[int, ...]) -> Array:
     """Some rows along the last axis far out, as of a classifier that is sure; the first is not."""
     values = random.normal(0, scale, (math.prod(shape[:-1]), shape[-1]))
-    values[0] = random.uniform(-1, 1, shape[-1])
+    values[0] = random.uniform(-0.5, 0.5, shape[-1])
     values[1:] *= np.where(random.random((len(values) - 1, 1)) < 0.2, 40.0, 1.0)
     return values.reshape(shape)
 
@@ -180,7 +180,9 @@ def check_gradients(case: Case, results: Results) -> None:
     for i, (name, expected) in enumerate(zip(["output", *(t.name for t in case.wanted)], [y, *gradients], strict=True)):
         result = got[f"out_{i}"]
         error = relative_error(result, expected)
-        tolerance = TOLERANCE if error < TOLERANCE else max(TOLERANCE, AMPLIFIED * ROUNDING * case.amplification[i])
+        tolerance = TOLERANCE
+        if error >= tolerance and not case.on_kinks:  # on a kink, rounding moves the oracle as far as an error would
+            tolerance = max(tolerance, AMPLIFIED * ROUNDING * case.amplification[i])
         what = "output" if i == 0 else f"gradient of {name}"
         assert error < tolerance, f"{what}: relative error {error:.1e}, {result.shape} for {expected.shape}"
 

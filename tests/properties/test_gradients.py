@@ -15,8 +15,8 @@ from tests.properties.strategies import STRATEGIES
 REWRITTEN = ("SPLIT", "SPLIT_V", "UNPACK")
 """Ops with several results: a pass replaces them before differentiation."""
 TESTED = [kind for kind in STRATEGIES if kind in {*RULES, *REWRITTEN}]
-a_few = settings(max_examples=settings().max_examples // 8)
-"""A model is built, and run or differentiated twice, for each example: 12 by default, 200 in the profile `thorough`."""
+a_few = settings(max_examples=settings().max_examples // 5)
+"""A model is built, and run or differentiated twice, for each example: 20 by default, 200 in the profile `thorough`."""
 
 
 @pytest.mark.parametrize("kind", [*RULES, *REWRITTEN])
