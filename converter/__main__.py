@@ -20,7 +20,11 @@ from signatures.catalogue import read_bundle
 from signatures.errors import UsageError, exit_code_of
 
 DEFAULT_RHOS = "0.05 0.1 0.2 0.4"
+DEFAULT_WEIGHTS = "imagenet"
 DEFAULT_IMAGE = 224
+DEFAULT_PREPROCESS = "symmetric"
+_LISTED = 8
+"""Names of layers in a line."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,15 +38,14 @@ def parser() -> argparse.ArgumentParser:
     )
     export.add_argument(
         "--weights",
-        default="imagenet",
-        help="of the zoo: imagenet, keras, package, random, or a .pth, .npz or Keras file (default imagenet)",
+        help=f"of the zoo: imagenet, keras, package, random, or a .pth, .npz or Keras file (default {DEFAULT_WEIGHTS})",
     )
     export.add_argument("--image", type=int, help=f"height and width in pixels (zoo: default {DEFAULT_IMAGE})")
     export.add_argument(
         "--preprocess",
         choices=tuple(pixels.BY_NAME),
         help="of a model file: what becomes of pixels 0..255 (symmetric: −1..1, unit: 0..1, imagenet: minus mean by "
-        "deviation, raw; default symmetric)",
+        f"deviation, raw; default {DEFAULT_PREPROCESS})",
     )
     export.add_argument(
         "--head",
@@ -109,7 +112,7 @@ def _export(options: argparse.Namespace) -> int:
         options.seed,
         options.threads,
     )
-    source = _source(options)
+    source, note = _source(options)
     bundle = export_bundle(source, plan, options.out or Path("bundles") / source.name, options.force)
     manifest = bundle.manifest
     names = [layer.name for layer in bundle.layers]
@@ -117,28 +120,47 @@ def _export(options: argparse.Namespace) -> int:
     print(f"weights: {manifest.weights}")
     print(f"{len(names)} layers; train files ranked by {manifest.ranking}:")
     for entry in manifest.train:
-        print(f"  {entry.file}  ρ {entry.rho:g}  {', '.join(entry.layers)}")
-    if note := obstacle_note(names, untrainable(bundle.network, bundle.layers)):
-        print(note)
+        print(f"  {entry.file}  ρ {entry.rho:g}  {_some(entry.layers)}")
+    if obstacles := obstacle_note(names, untrainable(bundle.network, bundle.layers)):
+        print(obstacles)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 
-def _source(options: argparse.Namespace) -> SourceNetwork:
+def _some(names: Sequence[str]) -> str:
+    """All of a few names; of many, the number and the last."""
+    listed = ", ".join(names if len(names) <= _LISTED else ("…", *names[-_LISTED:]))
+    return listed if len(names) <= _LISTED else f"{len(names)} layers: {listed}"
+
+
+def _source(options: argparse.Namespace) -> tuple[SourceNetwork, str]:
+    """The network, and what a person should know of its pixels."""
     from converter import foreign, zoo
 
     if not foreign.is_foreign(options.model):
         if options.preprocess is not None:
             raise UsageError(f"--preprocess is for model files: {options.model} has its own")
-        return zoo.load(options.model, options.weights, options.image or DEFAULT_IMAGE)
-    preprocess = options.preprocess
-    if preprocess is None:
-        preprocess = "symmetric"
-        print("note: pixels will come as −1..1; --preprocess says otherwise", file=sys.stderr)
-    source = foreign.load(Path(options.model), pixels.BY_NAME[preprocess])
+        return zoo.load(options.model, options.weights or DEFAULT_WEIGHTS, options.image or DEFAULT_IMAGE), ""
+    if options.weights is not None:
+        raise UsageError(f"--weights is for networks of the zoo: {options.model} holds its own")
+    source = foreign.load(Path(options.model), pixels.BY_NAME[options.preprocess or DEFAULT_PREPROCESS])
     image = source.graph.inputs[0].shape[1]
     if options.image not in (None, image):
         raise UsageError(f"{options.model} takes images of {image} pixels, not {options.image}")
-    return source
+    return source, "" if options.preprocess else _pixels_note(foreign.rescales_pixels(source.graph))
+
+
+def _pixels_note(rescales: bool) -> str:
+    if rescales:
+        return (
+            "the network begins by scaling its pixels, so it may want them as they are: --preprocess raw. Without that "
+            "they come as −1..1"
+        )
+    return (
+        "a model file does not say what pixels it was trained on; they come as −1..1. --preprocess unit makes that "
+        "0..1, imagenet subtracts ImageNet's mean and divides by its deviation, raw leaves 0..255"
+    )
 
 
 def _pack(options: argparse.Namespace) -> int:

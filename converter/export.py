@@ -72,7 +72,7 @@ def export_bundle(source: SourceNetwork, plan: ExportPlan, out: Path, replace: b
         raise UsageError(f"{out} exists: choose another OUT, or --force to replace it")
     if out.exists() and not _holds_a_bundle_at_most(out):
         raise UsageError(f"{out} is not a bundle and is not replaced: choose another OUT")
-    network, own_head = _with_head(source.graph, plan.head, plan.classes)
+    network, own_head = _with_head(source.graph, source.file_names.get(plan.head, plan.head), plan.classes)
     layers = find_layers(network)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,44 +6,52 @@ each, and whose layers have names of their own.
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from converter.folding import folded
+from converter.layer_names import layer_names
 from converter.network import SourceNetwork
 from converter.quiet import captured_stderr, import_tensorflow
-from ondevice.runtime import LoadedModel
 from signatures.builder import GraphBuilder
 from signatures.catalogue import Preprocessing, file_sha256
 from signatures.errors import InputError
-from signatures.graph import Array, Graph, Model, Op, Signature, Tensor, constant
+from signatures.graph import Graph, Model, Op, Options, Tensor, constant
 from signatures.layers import weight_slot
 from signatures.passes import named_layers, with_single_results, without_dead_ops
 from signatures.replay import replay
-from signatures.tflite_io import parse_model, read_model, write_model
+from signatures.tflite_io import parse_model, read_model
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+_CONVERTERS = {
+    ".onnx": "onnx2tf",
+    **dict.fromkeys((".pt", ".pth", ".pt2", ".ckpt", ".safetensors"), "litert-torch"),
+    ".pb": "TensorFlow's TFLiteConverter",
+}
+"""What makes a .tflite of files that we do not read."""
 _STATEFUL = ("CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "IF", "WHILE", "CALL")
 _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
-_MAX_FOLDED_BYTES = 1 << 20
-"""Constants are computed beforehand up to this size (sizes, masks, tables); float16 weights whatever their size."""
+_SHARED_FIELDS = (
+    "Padding", "StrideW", "StrideH", "FusedActivationFunction", "DilationWFactor", "DilationHFactor",
+)  # fmt: skip
+_RESCALING = ("MUL", "DIV", "ADD", "SUB")
 
 
 def is_foreign(model: str) -> bool:
     """Whether `MODEL=` names a file or a folder, rather than a network of the zoo."""
     path = Path(model)
-    return path.suffix in (".tflite", *KERAS_SUFFIXES) or path.exists()
+    return path.suffix.lower() in (".tflite", *KERAS_SUFFIXES, *_CONVERTERS) or path.exists()
 
 
 def load(path: Path, preprocessing: Preprocessing) -> SourceNetwork:
     """A network to export, called by its file's name. Raises InputError, or CapabilityError without TensorFlow."""
-    graph = read_foreign(path)
+    graph, file_names = _with_layer_names(prepared(_read(path), str(path)))
+    graph = Graph(path.stem, with_depthwise(graph).ops, graph.inputs, graph.outputs)
     digest = "" if path.is_dir() else f" (sha256 {file_sha256(path)})"
-    return SourceNetwork(path.stem, graph, preprocessing, {}, f"{path.name}{digest}")
+    return SourceNetwork(path.stem, graph, preprocessing, {}, f"{path.name}{digest}", file_names)
 
 
 def read_foreign(path: Path) -> Graph:
@@ -51,13 +59,31 @@ def read_foreign(path: Path) -> Graph:
 
     Raises InputError that says what the file has that no training can be compiled for.
     """
+    graph, _ = _with_layer_names(prepared(_read(path), str(path)))
+    return with_depthwise(graph)
+
+
+def rescales_pixels(graph: Graph) -> bool:
+    """Whether a network begins with arithmetic on its image, as one does that brings pixels into range by itself."""
+    readers = graph.consumers().get(graph.inputs[0], [])
+    return bool(readers) and all(
+        op.kind in _RESCALING and any(t is not None and t.data is not None and t.size in (1, 3) for t in op.inputs)
+        for op in readers
+    )
+
+
+def _read(path: Path) -> Model:
+    suffix = path.suffix.lower()
     if path.is_dir():
-        model = parse_model(_convert_saved_model(path), str(path))
-    elif path.suffix in KERAS_SUFFIXES:
-        model = parse_model(_convert_keras(path), str(path))
-    else:
-        model = read_model(path)
-    return prepared(model, str(path))
+        return parse_model(_convert_saved_model(path), str(path))
+    if suffix in KERAS_SUFFIXES:
+        return parse_model(_convert_keras(path), str(path))
+    if suffix in _CONVERTERS and path.exists():
+        raise InputError(
+            f"{path} is neither a .tflite nor a .keras or .h5 file nor a SavedModel folder: make a .tflite of it with "
+            f"{_CONVERTERS[suffix]} first (docs/foreign.md)"
+        )
+    return read_model(path)
 
 
 def prepared(model: Model, where: str) -> Graph:
@@ -70,45 +96,7 @@ def prepared(model: Model, where: str) -> Graph:
             )
     if len(graph.inputs) != 1:
         raise InputError(f"{where} takes {len(graph.inputs)} inputs ({_listed(graph.inputs)}), expected one image")
-    graph = with_single_results(without_dead_ops(_folded(graph, where)))
-    graph = _of_one_image(graph, where)
-    return _with_unique_names(graph)
-
-
-def _listed(tensors: Sequence[Tensor]) -> str:
-    return ", ".join(f"{t.name!r} {t.dtype}{list(t.shape)}" for t in tensors)
-
-
-# Constants -----------------------------------------------------------------------------------------------------------
-
-
-def _folded(graph: Graph, where: str) -> Graph:
-    """`graph` with what depends on no image as constants: sizes that it reads from shapes, weights in float16.
-
-    The runtime computes them, so that they are what it would have computed.
-    """
-    known: dict[Tensor, Tensor] = {}
-    early: list[Op] = []
-    late: list[Op] = []
-    for op in graph.ops:
-        if op.kind == "SHAPE":  # shapes do not change: a dynamic batch is stored as 1
-            known[op.output] = constant(op.output.name, np.array(op.input(0).shape, op.output.dtype))
-        elif op.kind == "DEQUANTIZE" and (half := op.input(0).data) is not None and op.input(0).dtype == "float16":
-            known[op.output] = constant(op.output.name, half.astype(np.float32))
-        elif _is_constant(op, known) and sum(tensor.n_bytes for tensor in op.outputs) <= _MAX_FOLDED_BYTES:
-            early.append(_with_inputs(op, known))
-            known.update((tensor, tensor) for tensor in op.outputs)
-        else:
-            late.append(_with_inputs(op, known))
-    needed = {t for op in late for t in op.inputs if t is not None and t.data is None} | set(graph.outputs)
-    made = [tensor for op in early for tensor in op.outputs if tensor in needed]
-    values = _computed(early, made, where) if made else {}
-    final = {tensor: constant(tensor.name, value) for tensor, value in values.items()}
-    return Graph(graph.name, tuple(_with_inputs(op, final) for op in late), graph.inputs, graph.outputs)
-
-
-def _is_constant(op: Op, known: Mapping[Tensor, Tensor]) -> bool:
-    return all(tensor is None or tensor.data is not None or tensor in known for tensor in op.inputs)
+    return _of_one_image(with_single_results(without_dead_ops(folded(graph, where))), where)
 
 
 def _with_inputs(op: Op, known: Mapping[Tensor, Tensor]) -> Op:
@@ -116,18 +104,8 @@ def _with_inputs(op: Op, known: Mapping[Tensor, Tensor]) -> Op:
     return op if inputs == op.inputs else Op(op.kind, inputs, op.outputs, op.options, op.version)
 
 
-def _computed(ops: Sequence[Op], wanted: Sequence[Tensor], where: str) -> dict[Tensor, Array]:
-    names = {f"c{i}": tensor for i, tensor in enumerate(wanted)}
-    graph = Graph("constants", tuple(ops), (), tuple(wanted))
-    model = Model((graph,), (Signature("constants", graph, {}, names),))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "constants.tflite"
-        write_model(model, path)
-        try:
-            values = LoadedModel(path, 1).call("constants", {})
-        except InputError as error:
-            raise InputError(f"{where}: its constants cannot be computed: {error}") from error
-    return {tensor: np.array(values[name]).reshape(tensor.shape) for name, tensor in names.items()}
+def _listed(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(f"{t.name!r} {t.dtype}{list(t.shape)}" for t in tensors)
 
 
 # Images --------------------------------------------------------------------------------------------------------------
@@ -175,26 +153,34 @@ def _axes(op: Op) -> tuple[int, ...]:
     return () if data is None else tuple(int(axis) for axis in data)
 
 
+def with_depthwise(graph: Graph) -> Graph:
+    """`graph` with a DEPTHWISE_CONV_2D for each CONV_2D that has a group for each channel.
+
+    It computes the same, and its gradient takes a few ops where that of groups takes some for every channel.
+    """
+    b = GraphBuilder(graph.name)
+    for op in graph.ops:
+        w = op.optional(1) if op.kind == "CONV_2D" else None
+        if w is None or w.data is None or w.shape[3] != 1 or op.input(0).shape[3] == 1:
+            b.ops.append(op)
+            continue
+        filters = constant(w.name, np.ascontiguousarray(w.data.transpose(3, 1, 2, 0)))
+        fields = {name: value for name, value in op.options.fields.items() if name in _SHARED_FIELDS}
+        options = Options("DepthwiseConv2DOptions", {**fields, "DepthMultiplier": w.shape[0] // op.input(0).shape[3]})
+        inputs = (op.input(0), filters, *op.inputs[2:])
+        b.ops.append(Op("DEPTHWISE_CONV_2D", inputs, op.outputs, options, 2))
+    return Graph(graph.name, tuple(b.ops), graph.inputs, graph.outputs)
+
+
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
-def _with_unique_names(graph: Graph) -> Graph:
-    """`graph` whose layers have short names: the shortest ends of their paths in the file that tell them apart."""
+def _with_layer_names(graph: Graph) -> tuple[Graph, dict[str, str]]:
+    """`graph` with short names for its layers, and those by the names that the file has for them."""
     layers = [i for i, op in enumerate(graph.ops) if weight_slot(op) is not None]
-    full = [graph.ops[i].output.name.split(";")[0] for i in layers]  # converters join the names of what they fuse
-    return named_layers(graph, layers, short_names(full))
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """The shortest ends of `paths` that differ from the end of every other; equal paths get a number."""
-    numbered = GraphBuilder("names")
-    unique = [numbered.unique(path or "layer") for path in paths]
-    parts = [path.split("/") for path in unique]
-    ends = Counter("/".join(p[-length:]) for p in parts for length in range(1, len(p) + 1))
-    return [
-        next(end for length in range(1, len(p) + 1) if ends[end := "/".join(p[-length:])] == 1 or length == len(p))
-        for p in parts
-    ]
+    names = layer_names([graph.ops[i] for i in layers])
+    full = [graph.ops[i].output.name for i in layers]
+    return named_layers(graph, layers, names), dict(zip(full, names, strict=True))
 
 
 # Conversion ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from signatures.shapes import infer
 _PROBABILITIES = ("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC")
 _SHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _POOLS = ("MEAN", "AVERAGE_POOL_2D")
-_WAY = "name a tensor to put a classifier on (--head TENSOR)"
+_DEEP = 8
+"""Features are deep where the image has at most this fraction of its height left, or where its pixels are pooled."""
 
 
 def without_probabilities(graph: Graph) -> Graph:
@@ -28,7 +29,7 @@ def without_probabilities(graph: Graph) -> Graph:
     if len(graph.outputs) != 1:
         listed = ", ".join(f"{t.name!r} {list(t.shape)}" for t in graph.outputs)
         raise InputError(
-            f"{graph.name!r} has {len(graph.outputs)} outputs ({listed}), expected one row of logits: {_WAY}"
+            f"{graph.name!r} has {len(graph.outputs)} outputs ({listed}), expected one row of logits: {_way(graph)}"
         )
     (output,) = graph.outputs
     makers = graph.producers()
@@ -40,15 +41,49 @@ def without_probabilities(graph: Graph) -> Graph:
     return without_dead_ops(_as_logits(graph, output))
 
 
+def _way(graph: Graph) -> str:
+    """What a person can do about a network without a classifier."""
+    features = _features(graph)
+    example = "" if features is None else f", for example --head {features.name!r} ({list(features.shape)})"
+    return f"name a tensor to put a classifier on: --head TENSOR{example}"
+
+
+def _features(graph: Graph) -> Tensor | None:
+    """The last deep features that all of the network's results depend on, and all of what is before them goes into."""
+    (x,) = graph.inputs
+    readers = graph.consumers()
+    last = {tensor: max(map(graph.ops.index, ops)) for tensor, ops in readers.items()}
+    end = len(graph.ops)
+    found, open_until = None, last.get(x, 0)
+    depends = {x}
+    for index, op in enumerate(graph.ops):
+        if depends.isdisjoint(op.inputs):
+            continue
+        depends.update(op.outputs)
+        y = op.output
+        alone = len(op.outputs) == 1 and open_until <= index and y not in graph.outputs
+        open_until = max(open_until, *(end if t in graph.outputs else last.get(t, 0) for t in op.outputs))
+        if alone and y.dtype == "float32" and _is_deep(y, x):
+            found = y
+    return found
+
+
+def _is_deep(tensor: Tensor, image: Tensor) -> bool:
+    shape = tensor.shape
+    return shape[:1] == (1,) and (len(shape) == 2 or (len(shape) == 4 and _DEEP * shape[1] <= image.shape[1]))
+
+
 def _as_logits(graph: Graph, output: Tensor) -> Graph:
     classes = output.shape[-1] if output.shape else 1
     if output.size != classes or classes < 2:
         raise InputError(
-            f"{graph.name!r} ends in {output.name!r} of shape {list(output.shape)}, which is no row of logits: {_WAY}"
+            f"{graph.name!r} ends in {output.name!r} of shape {list(output.shape)}, which is no row of logits: "
+            f"{_way(graph)}"
         )
     b = GraphBuilder(graph.name)
     b.ops = list(graph.ops)
-    return Graph(graph.name, tuple(b.ops), graph.inputs, (b.reshape(output, (1, classes), f"{output.name}/logits"),))
+    logits = b.reshape(output, (1, classes), f"{output.name}/logits")
+    return Graph(graph.name, tuple(b.ops), graph.inputs, (logits,))
 
 
 def head_of(graph: Graph, layers: Sequence[Layer]) -> Layer:
@@ -70,7 +105,7 @@ def head_of(graph: Graph, layers: Sequence[Layer]) -> Layer:
     raise InputError(
         f"{graph.name!r} has no classifier to replace: its output {logits.name!r} comes from "
         f"{makers[tensor].kind if tensor in makers else 'its input'}, expected a dense layer or a convolution. "
-        f"Keep it (--head keep), or {_WAY}"
+        f"Keep it (--head keep), or {_way(graph)}"
     )
 
 

@@ -46,6 +46,8 @@ class Layer:
 def find_layers(graph: Graph) -> tuple[Layer, ...]:
     """The layers of `graph` in execution order; a layer's weights are a float32 constant of at least two axes.
 
+    The graph is one for one image, whose values may lie along any axis: [pixels, channels] as well.
+
     Raises InputError if there are none or two have the same name.
     """
     slots = [(index, op, weight_slot(op)) for index, op in enumerate(graph.ops)]
@@ -83,7 +85,7 @@ def _layer(index: int, op: Op, slot: int) -> Layer:
         weight_shape=weight.shape,
         bias_slot=bias_slot if has_bias else None,
         bias_shape=bias.shape if bias is not None and has_bias else None,
-        activation_size=math.prod(y.shape[1:]),
+        activation_size=y.size,
         macs=_macs(op, slot),
     )
 
@@ -91,10 +93,10 @@ def _layer(index: int, op: Op, slot: int) -> Layer:
 def _macs(op: Op, slot: int) -> int:
     weight, y = op.input(slot), op.output
     if op.kind == "TRANSPOSE_CONV":  # each input value meets every tap and output channel
-        return op.input(2).size // op.input(2).shape[0] * math.prod(weight.shape[:3])
+        return op.input(2).size * math.prod(weight.shape[:3])
     if op.kind == "BATCH_MATMUL":
         inner = weight.shape[-1 if op.options.flag("AdjY") == (slot == 1) else -2]
-        return y.size // y.shape[0] * inner
+        return y.size * inner
     # Products per output element: the filter without its output channels.
     reach = math.prod(weight.shape[1:3]) if op.kind == "DEPTHWISE_CONV_2D" else math.prod(weight.shape[1:])
-    return math.prod(y.shape[1:]) * reach
+    return y.size * reach

@@ -150,8 +150,8 @@ class _Reader:
         quantization = tensor.Quantization()
         if quantization is not None and quantization.ScaleLength():
             raise InputError(
-                f"{self.where}: tensor {name!r} is quantised; only float models can be trained. Export the float model "
-                f"(no optimizations), adapt it, and quantise the adapted one"
+                f"{self.where}: {self.quantised()}, {name!r} the first: the model is quantised; only float models can "
+                f"be trained. Export the float model (no optimizations), adapt it, and quantise the adapted one"
             )
         if tensor.Sparsity() is not None:
             raise InputError(f"{self.where}: tensor {name!r} is stored sparse; export the model with dense weights")
@@ -166,6 +166,13 @@ class _Reader:
                 data = data.copy()
             data.flags.writeable = False
         return Tensor(name, shape, dtype, data)
+
+    def quantised(self) -> str:
+        """How many tensors are, in words."""
+        subgraphs = [self.root.Subgraphs(i) for i in self.count(self.root.SubgraphsLength(), "subgraphs")]
+        tensors = [s.Tensors(i) for s in subgraphs for i in self.count(s.TensorsLength(), "tensors")]
+        count = sum((q := tensor.Quantization()) is not None and q.ScaleLength() > 0 for tensor in tensors)
+        return f"{count} of {len(tensors)} tensors are integers with a scale"
 
     def constant(self, index: int, name: str) -> Array | None:
         """Bytes of buffer `index` as a read-only uint8 view, or None where it is empty."""

@@ -5,6 +5,8 @@ What `make test` runs is one size of the four networks that are quick; `make tes
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,7 +24,7 @@ from tests.zoo.problem import BATCH, Problem, loss_and_gradients, problem
 SIDES = (64, 96)
 QUICK = ("mobilenetv3_small", "mobilenetv2", "efficientnet_lite0")
 TOLERANCE = 1e-4
-SUBSETS, STEPS, RATE = 20, 5, 0.01
+SUBSETS, STEPS, RATE = 20, 5, 0.001
 TRAINING_TOLERANCE = 1e-3
 
 CASES = [
@@ -58,7 +60,10 @@ def worst_error(got: dict[str, Array], given: Problem, subset: Subset) -> tuple[
     loss, expected = given.expected
     assert set(got) == {"loss", *(p.name for p in subset.parameters())}
     assert abs(float(got["loss"]) - loss) < 1e-5 * loss
-    return max((relative_error(got[p.name], expected[p.name]), p.name) for p in subset.parameters())
+    # Of a softmax over keys, a bias of all keys changes nothing: its gradient is 0 but for rounding.
+    whole = np.sqrt(sum(np.sum(expected[p.name] ** 2) for p in subset.parameters()))
+    felt = [p for p in subset.parameters() if np.linalg.norm(expected[p.name]) > 1e-7 * whole]
+    return max((relative_error(got[p.name], expected[p.name]), p.name) for p in felt)
 
 
 @pytest.mark.parametrize(("name", "side"), CASES)
@@ -84,42 +89,63 @@ def test_each_layer_alone(name: str, side: int, run: Runner, problems: dict[tupl
 
 @pytest.mark.parametrize(("name", "side"), ALL_CASES)
 def test_random_subsets_train(name: str, side: int, run: Runner, problems: dict[tuple[str, int], Problem]) -> None:
-    """Five steps of SGD with clipped gradients: losses, and how far every parameter moved where to."""
+    """Five steps of SGD with clipped gradients, against TensorFlow in float64: losses, and where parameters moved.
+
+    A bias of 3 that moves by 1e-5 loses a hundredth of that to its own float32 digits, whoever computes it: ours may be
+    as far off as TensorFlow is in float32, and TRAINING_TOLERANCE.
+    """
     given = problem_of(problems, name, side)
     random = np.random.default_rng(11)
-    worst = (0.0, "")
+    found = []
     for _ in range(SUBSETS):
         count = random.integers(1, max(2, len(given.layers) // 4))
         chosen = sorted(random.choice(len(given.layers), count, replace=False))
-        worst = max(worst, training_error(run, given, Subset(tuple(given.layers[i] for i in chosen))))
-    print(f"{given.name} {SUBSETS} subsets, {STEPS} steps: worst {worst[0]:.1e} ({worst[1]})")
-    assert worst[0] < TRAINING_TOLERANCE, worst[1]
+        subset = Subset(tuple(given.layers[i] for i in chosen))
+        exact = train_by_tensorflow(given, subset, "float64")
+        ours = train(run, given, subset).away_from(exact, given.values(subset))
+        theirs = train_by_tensorflow(given, subset, "float32").away_from(exact, given.values(subset))
+        found.append((ours, theirs))
+    for what, pairs in (("losses", [(a[0], b[0]) for a, b in found]), ("moves", [(a[1], b[1]) for a, b in found])):
+        ours, theirs = np.array(pairs).T
+        print(f"{given.name} {SUBSETS} subsets, {what}: worst {ours.max():.1e}, TensorFlow float32 {theirs.max():.1e}")
+        assert (ours < 2 * theirs + TRAINING_TOLERANCE).all(), (what, pairs)
 
 
-def training_error(run: Runner, given: Problem, subset: Subset) -> tuple[float, str]:
-    optimizer = Optimizer()
+@dataclass(frozen=True)
+class Trained:
+    """What five steps made of a network."""
+
+    losses: list[float]
+    weights: dict[str, Array]
+
+    def away_from(self, exact: Trained, start: dict[str, Array]) -> tuple[float, float]:
+        """Relative errors, the worst of all losses and of all moves."""
+        losses = [abs(ours / theirs - 1) for ours, theirs in zip(self.losses, exact.losses, strict=True)]
+        moves = [
+            relative_error(self.weights[name].astype(np.float64) - start[name], value - start[name])
+            for name, value in exact.weights.items()
+        ]
+        return max(losses), max(moves)
+
+
+def train(run: Runner, given: Problem, subset: Subset) -> Trained:
     step = Call("train", {"x": given.x, "y": given.y, "learning_rate": np.array(RATE, np.float32)})
-    job = Job(subset.id, train_model(given.graph, subset, BATCH, optimizer), (*[step] * STEPS, Call("get_weights", {})))
-    ((*steps, weights),) = run([job])
-    losses, expected = train_by_tensorflow(given, subset, optimizer)
-    np.testing.assert_allclose([float(got["loss"]) for got in steps], losses, rtol=TRAINING_TOLERANCE)
-    start = given.values(subset)
-    return max(
-        (relative_error(weights[name].astype(np.float64) - start[name], value - start[name]), f"{name} of {subset.id}")
-        for name, value in expected.items()
-    )
+    model = train_model(given.graph, subset, BATCH, Optimizer())
+    ((*steps, weights),) = run([Job(subset.id, model, (*[step] * STEPS, Call("get_weights", {})))])
+    return Trained([float(got["loss"]) for got in steps], weights)
 
 
-def train_by_tensorflow(given: Problem, subset: Subset, o: Optimizer) -> tuple[list[float], dict[str, Array]]:
-    """In float64, the optimizer written out."""
-    weights = tensorflow_graph.variables(given.graph, subset, "float64")
-    momentum = {p: tf.zeros(p.shape, tf.float64) for p in weights}
+def train_by_tensorflow(given: Problem, subset: Subset, dtype: str) -> Trained:
+    """The optimizer written out."""
+    o, rate = Optimizer(), float(np.float32(RATE))
+    weights = tensorflow_graph.variables(given.graph, subset, dtype)
+    momentum = {p: tf.zeros(p.shape, dtype) for p in weights}
     losses = []
     for _ in range(STEPS):
         loss, found = loss_and_gradients(given.graph, given.x, given.y, weights)
         shrink = min(1.0, o.clip_norm / np.sqrt(sum(float(np.sum(g**2)) for g in found.values())))
         for p, weight in weights.items():
-            momentum[p] = o.momentum * momentum[p] + shrink * found[p.name]
-            weight.assign_sub(float(np.float32(RATE)) * momentum[p])
+            momentum[p] = o.momentum * momentum[p] + tf.cast(shrink * found[p.name], dtype)
+            weight.assign_sub(rate * momentum[p])
         losses.append(loss)
-    return losses, {p.name: weight.numpy() for p, weight in weights.items()}
+    return Trained(losses, {p.name: weight.numpy().astype(np.float64) for p, weight in weights.items()})
