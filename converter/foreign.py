@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -37,6 +38,7 @@ _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 _SHARED_FIELDS = (
     "Padding", "StrideW", "StrideH", "FusedActivationFunction", "DilationWFactor", "DilationHFactor",
 )  # fmt: skip
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _RESCALING = ("MUL", "DIV", "ADD", "SUB")
 
 
@@ -187,6 +189,13 @@ def _with_layer_names(graph: Graph) -> tuple[Graph, dict[str, str]]:
 
 
 def _convert_keras(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_HDF5))
+    except OSError as error:
+        raise InputError(f"cannot read the model {path}: {error.strerror or error}") from None
+    if start != _HDF5 and not is_zipfile(path):  # told before TensorFlow, which takes seconds to load
+        raise InputError(f"{path} is no Keras model: neither HDF5 nor a zip file")
     import_tensorflow()
     import keras
 
@@ -194,11 +203,13 @@ def _convert_keras(path: Path) -> bytes:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     # Keras and h5py raise whatever comes to hand here.
     except Exception as error:
-        raise InputError(f"{path} is no Keras model: {error}") from error
+        raise InputError(f"{path} is no Keras model: {_first_line(error)}") from error
     return _converted(lambda x: model(x, training=False), model.input.shape, str(path))
 
 
 def _convert_saved_model(path: Path) -> bytes:
+    if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        raise InputError(f"{path} is no SavedModel: it has no saved_model.pb")
     import_tensorflow()
     import tensorflow as tf
 
@@ -206,7 +217,7 @@ def _convert_saved_model(path: Path) -> bytes:
         loaded = tf.saved_model.load(str(path))
         function = loaded.signatures["serving_default"]
     except (OSError, KeyError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no SavedModel with a signature serving_default: {error}") from error
+        raise InputError(f"{path} is no SavedModel with a signature serving_default: {_first_line(error)}") from error
     arguments = function.structured_input_signature[1]
     if len(arguments) != 1:
         raise InputError(f"{path} takes {len(arguments)} inputs ({', '.join(arguments)}), expected one image")
@@ -227,6 +238,9 @@ def _converted(function: Any, shape: Sequence[int | None], where: str) -> bytes:
             content: bytes = converter.convert()
     # TensorFlow's converter raises its own ConverterError, and whatever comes from below.
     except Exception as error:
-        reason = str(error).strip().splitlines() or ["?"]
-        raise InputError(f"{where}: TensorFlow cannot convert it with builtin ops: {reason[0]}") from error
+        raise InputError(f"{where}: TensorFlow cannot convert it with builtin ops: {_first_line(error)}") from error
     return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

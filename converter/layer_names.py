@@ -62,7 +62,7 @@ def _own_paths(name: str, kind: str) -> Iterator[str]:
         *parents, last = part.removesuffix("_dequantize").split("/")
         dotted = _DOTTED.fullmatch(last)
         if dotted and re.match(r"\w*(Conv|Linear)", dotted[1]):
-            yield _readable([*parents, last])
+            yield _readable([*parents, *([] if parents and _attribute(dotted[1]) == "convolution" else [last])])
         elif parents and re.fullmatch(rf"(?:{words})\d*", last):
             while len(parents) > 1 and parents[-1] in _INNER:
                 parents.pop()

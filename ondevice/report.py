@@ -113,12 +113,13 @@ def write_report(report: Report, path: Path) -> None:
 
 def render(report: Report) -> str:
     """The report for a terminal."""
-    rows = [f"{'layer':28} {'b1':>6} {'|a|':>9} {'b1/|a|':>10}"]
+    width = max(28, *(len(row.layer) for row in report.selection.table if row.picked))
+    rows = [f"{'layer':{width}} {'b1':>6} {'|a|':>9} {'b1/|a|':>10}"]
     for row in report.selection.table:
         if row.picked:
             b1 = "" if row.b1 is None else f"{row.b1:.2f}"
             score = "head" if row.score is None else f"{row.score:.2e}"
-            rows.append(f"{row.layer:28} {b1:>6} {row.activation_size:>9,} {score:>10}")
+            rows.append(f"{row.layer:{width}} {b1:>6} {row.activation_size:>9,} {score:>10}")
     if note := obstacle_note([row.layer for row in report.selection.table], report.selection.obstacles):
         rows.append(note)
     rows.append("")

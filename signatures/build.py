@@ -16,6 +16,7 @@ from signatures.graph import Graph, Model, Signature, Tensor
 from signatures.layers import Layer
 from signatures.losses import softmax_cross_entropy
 from signatures.optimizers import Optimizer, Trained, step
+from signatures.overwrites import without_overwrites
 from signatures.passes import dynamic_products, without_dead_ops
 from signatures.replay import Slot, by_image, replay
 from signatures.subset import Parameter, Subset
@@ -25,7 +26,7 @@ def infer(network: Graph, batch: int) -> Signature:
     """infer(x float32 [batch, H, W, C]) → logits float32 [batch, classes]."""
     b, x = _start("infer", network, batch)
     logits = replay(b, network, x).by_image(b, _logits(network))
-    return Signature("infer", b.graph([logits]), {"x": x}, {"logits": logits})
+    return Signature("infer", lowered(b.graph([logits])), {"x": x}, {"logits": logits})
 
 
 def activations(network: Graph, layers: Sequence[Layer]) -> Signature:
@@ -33,7 +34,7 @@ def activations(network: Graph, layers: Sequence[Layer]) -> Signature:
     b, x = _start("activations", network, 1)
     values = replay(b, network, x).values
     outputs = {layer.name: values[network.ops[layer.op].output].tensor for layer in layers}
-    return Signature("activations", without_dead_ops(b.graph(list(outputs.values()))), {"x": x}, outputs)
+    return Signature("activations", lowered(without_dead_ops(b.graph(list(outputs.values())))), {"x": x}, outputs)
 
 
 def gram(network: Graph, layers: Sequence[Layer], batch: int) -> Signature:
@@ -58,7 +59,12 @@ def gram(network: Graph, layers: Sequence[Layer], batch: int) -> Signature:
                 outputs[name] = b.fully_connected(rows, rows, name=f"{name}/gram")
     ordered = {layer.name: outputs[layer.name] for layer in layers}
     graph = without_dead_ops(Graph("gram", tuple(b.ops), (x,), tuple(ordered.values())))
-    return Signature("gram", graph, {"x": x}, ordered)
+    return Signature("gram", lowered(graph), {"x": x}, ordered)
+
+
+def lowered(graph: Graph) -> Graph:
+    """The last passes over every graph that computes: forms that the runtimes' kernels are fast and right with."""
+    return without_overwrites(dynamic_products(graph))
 
 
 def probe_model(network: Graph, layers: Sequence[Layer], batch: int) -> Model:
@@ -86,7 +92,7 @@ def gradient_model(network: Graph, subset: Subset, batch: int) -> Model:
     parameters = subset.parameters()
     values = {p: b.input(p.name, p.shape) for p in parameters}
     loss, gradients = _forward_backward(b, network, x, labels, values)
-    graph = dynamic_products(b.graph([loss, *gradients.values()]))
+    graph = lowered(b.graph([loss, *gradients.values()]))
     inputs = {"x": x, "y": labels, **{p.name: values[p] for p in parameters}}
     return _model([Signature("gradients", graph, inputs, {"loss": loss, **{p.name: g for p, g in gradients.items()}})])
 
@@ -181,7 +187,7 @@ def _train(network: Graph, parameters: Sequence[Parameter], batch: int, optimize
     for handle, power in zip(counters, new_powers, strict=True):
         b.assign(handle, power)
     inputs = {"x": x, "y": labels, "learning_rate": rate}
-    return Signature("train", dynamic_products(b.graph([loss])), inputs, {"loss": loss})
+    return Signature("train", lowered(b.graph([loss])), inputs, {"loss": loss})
 
 
 def _infer_trained(network: Graph, parameters: Sequence[Parameter], batch: int) -> Signature:
@@ -189,7 +195,7 @@ def _infer_trained(network: Graph, parameters: Sequence[Parameter], batch: int) 
     b.call_once(_START_GRAPH)
     substitutes = {p.slot: b.read(b.variable(p.name), p.shape, p.name) for p in parameters}
     logits = replay(b, network, x, substitutes).by_image(b, _logits(network))
-    return Signature("infer", dynamic_products(b.graph([logits])), {"x": x}, {"logits": logits})
+    return Signature("infer", lowered(b.graph([logits])), {"x": x}, {"logits": logits})
 
 
 def _get_weights(parameters: Sequence[Parameter]) -> Signature:

@@ -9,7 +9,7 @@ import numpy as np
 from signatures.graph import Array, Graph, Op, Options, Tensor, constant
 from signatures.shapes import VALID, infer, infer_parts
 
-NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6, TANH = 0, 1, 2, 3, 4
+NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3
 """The schema's ActivationFunctionType, as far as kernels fuse it."""
 
 _OLDEST_VERSIONS = {"BROADCAST_TO": 2, "DEPTHWISE_CONV_2D": 2}

@@ -229,6 +229,8 @@ def _broadcast(sizes: Sizes, op: Op, inputs: Sequence[Value | None]) -> Plan | N
     """Axes are aligned at the right; a constant with a side of its own along the images is repeated for each."""
     rank = len(op.output.shape)
     given = [value for value in inputs if value is not None]
+    if op.kind == "SELECT" and len({len(value.tensor.shape) for value in given}) > 1:  # a condition for each row
+        return None
     axis = min(value.axis + rank - len(value.tensor.shape) for value in given if value.axis is not None)
     operands: list[Tensor | None] = []
     for value, tensor in zip(given, op.inputs, strict=True):

@@ -170,7 +170,15 @@ def _comparison(inputs: Inputs, _options: Options) -> Value:
     return broadcast(_at(inputs, 0).shape, _at(inputs, 1).shape), BOOL
 
 
-@_rule("SELECT", "SELECT_V2")
+@_rule("SELECT")
+def _select_rows(inputs: Inputs, options: Options) -> Value:
+    condition, x, y = (_at(inputs, i) for i in range(3))
+    if len(condition.shape) == 1 < len(x.shape) and condition.shape[0] == x.shape[0] and x.shape == y.shape:
+        return x.shape, x.dtype  # a condition for each row
+    return _select(inputs, options)
+
+
+@_rule("SELECT_V2")
 def _select(inputs: Inputs, _options: Options) -> Value:
     condition, x, y = (_at(inputs, i) for i in range(3))
     return broadcast(condition.shape, x.shape, y.shape), x.dtype

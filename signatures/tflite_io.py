@@ -11,7 +11,7 @@ import io
 import mmap
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -379,6 +379,9 @@ class _Writer:
         self.constants = constants
         self.builder = flatbuffers.Builder(1 << 16)
         self.codes: dict[tuple[str, int], int] = {}
+        # Equal shapes and options are written once: a flatbuffer may refer to one place from many.
+        self._vectors: dict[tuple[int, ...], int] = {}
+        self._options: dict[tuple[str, frozenset[tuple[str, OptionValue]]], int] = {}
 
     def pack(self) -> bytes:
         b = self.builder
@@ -406,8 +409,11 @@ class _Writer:
             self.builder.PrependUOffsetTRelative(entry)
         return int(self.builder.EndVector())
 
-    def int32s(self, values: list[int] | tuple[int, ...]) -> int:
-        return int(self.builder.CreateNumpyVector(np.asarray(values, np.int32)))
+    def int32s(self, values: Sequence[int]) -> int:
+        key = tuple(values)
+        if key not in self._vectors:
+            self._vectors[key] = int(self.builder.CreateNumpyVector(np.asarray(key, np.int32)))
+        return self._vectors[key]
 
     def graph(self, graph: Graph, number: Mapping[Tensor, int]) -> int:
         b = self.builder
@@ -455,6 +461,12 @@ class _Writer:
     def options(self, options: Options) -> int | None:
         if options.table == "NONE":
             return None
+        key = options.table, frozenset(options.fields.items())
+        if key not in self._options:
+            self._options[key] = self.options_table(options)
+        return self._options[key]
+
+    def options_table(self, options: Options) -> int:
         b, table = self.builder, options.table
         unknown = set(options.fields) - set(_option_fields(table))
         assert not unknown, f"{table} has no fields {sorted(unknown)}"

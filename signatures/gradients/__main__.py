@@ -12,7 +12,7 @@ rule is tested against TensorFlow's gradient and finite differences on ai-edge-l
 2.14.0, as far as their kernels go (last column).
 
 An op that is not in the table may stand before the layers that train: what is frozen needs no gradient. Fused
-activations (RELU, RELU6, RELU_N1_TO_1, TANH) have rules for every op that can fuse them.
+activations (RELU, RELU6, RELU_N1_TO_1) have rules for every op that can fuse them.
 
 | op | gradient | limits | kernels |
 |---|---|---|---|

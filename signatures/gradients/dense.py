@@ -43,7 +43,7 @@ def _fully_connected(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]
     return gradients
 
 
-@gradient("BATCH_MATMUL")
+@gradient("BATCH_MATMUL", kernels="tflite-runtime 2.14.0 is wrong on AdjX where y repeats along a batch side of x")
 def _batch_matmul(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
     """dy·yᵀ and xᵀ·dy, summed over a broadcast batch"""
     x, y = op.input(0), op.input(1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from signatures.builder import NO_ACTIVATION, RELU, RELU6, RELU_N1_TO_1, TANH, GraphBuilder
+from signatures.builder import NO_ACTIVATION, RELU, RELU6, RELU_N1_TO_1, GraphBuilder
 from signatures.errors import InputError
 from signatures.gradients.registry import Gradients, gradient
 from signatures.graph import Op, Options, Tensor
 
-FUSED = (NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6, TANH)
-"""Fused activations that a gradient passes."""
+FUSED = (NO_ACTIVATION, RELU, RELU_N1_TO_1, RELU6)
+"""Fused activations that a gradient passes. The schema has others, which no kernel of either runtime computes."""
 _FLOAT32, _BOOL = 0, 6
 
 
@@ -21,8 +21,6 @@ def through_activation(b: GraphBuilder, op: Op, dy: Tensor) -> Tensor:
         raise InputError(f"{op.kind} {op.output.name!r} fuses activation {activation}, which has no gradient rule")
     if activation == NO_ACTIVATION:
         return dy
-    if activation == TANH:
-        return b.mul(dy, b.complement(b.mul(op.output, op.output)))
     return b.mul(dy, passing(b, op.output, activation))
 
 
@@ -62,7 +60,7 @@ def _sub(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradien
     return dx, b.unary("NEG", unbroadcast(b, dy, op.input(1).shape)) if wanted[1] else None
 
 
-@gradient("MUL")
+@gradient("MUL", kernels="tflite-runtime 2.14.0 aborts on broadcasts over more than 4 axes")
 def _mul(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
     """dy times the other operand"""
     x, y = op.input(0), op.input(1)
@@ -81,7 +79,7 @@ def _div(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradien
     return dx, unbroadcast(b, b.unary("NEG", b.mul(share, b.div(x, y))), y.shape)
 
 
-@gradient("SQUARED_DIFFERENCE")
+@gradient("SQUARED_DIFFERENCE", kernels="tflite-runtime 2.14.0 aborts on broadcasts over more than 4 axes")
 def _squared_difference(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
     """±2 dy·(x − y)"""
     x, y = op.input(0), op.input(1)
@@ -90,7 +88,11 @@ def _squared_difference(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bo
     return dx, unbroadcast(b, b.unary("NEG", slope), y.shape) if wanted[1] else None
 
 
-@gradient("POW", limits="the exponent's gradient is 0 where the base is not positive, as in TensorFlow")
+@gradient(
+    "POW",
+    limits="the exponent's gradient is 0 where the base is not positive, as in TensorFlow",
+    kernels="tflite-runtime 2.14.0 aborts on broadcasts over more than 4 axes",
+)
 def _pow(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
     """dy · p·x^(p−1) and dy · y·ln x"""
     x, p = op.input(0), op.input(1)

@@ -64,7 +64,7 @@ def _gather(b: GraphBuilder, op: Op, dy: Tensor, _wanted: Sequence[bool]) -> Gra
     return along_axis(b, dy, axis, hits.astype(np.float32)), None
 
 
-@gradient("CONCATENATION")
+@gradient("CONCATENATION", kernels="tflite-runtime 2.14.0 refuses a fused activation")
 def _concatenation(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> Gradients:
     """each operand's part of dy"""
     axis = op.options.integer("Axis") % len(dy.shape)

@@ -26,7 +26,11 @@ def _log_softmax(b: GraphBuilder, op: Op, dy: Tensor, _wanted: Sequence[bool]) -
     return [b.sub(dy, b.mul(b.unary("EXP", op.output), _last_sum(b, dy)))]
 
 
-@gradient("L2_NORMALIZATION", limits="vectors longer than 1e-6")
+@gradient(
+    "L2_NORMALIZATION",
+    limits="vectors longer than 1e-6",
+    kernels="tflite-runtime 2.14.0: at most 4 axes; neither runtime fuses an activation",
+)
 def _l2_normalisation(b: GraphBuilder, op: Op, dy: Tensor, _wanted: Sequence[bool]) -> Gradients:
     """(dy − y·Σ dy·y) / |x|"""
     x, y = op.input(0), op.output

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from signatures.builder import NO_ACTIVATION, TANH, GraphBuilder
+from signatures.builder import GraphBuilder
 from signatures.gradients.convolution import Window, spread, taps, window_of
 from signatures.gradients.registry import Gradients, gradient
 from signatures.graph import Op, Options, Tensor
@@ -41,8 +41,7 @@ def _max_pool(b: GraphBuilder, op: Op, dy: Tensor, _wanted: Sequence[bool]) -> G
         padded = b.emit("PADV2", (x, b.ints(pairs, "paddings"), b.scalar(_LOWEST)), Options("PadV2Options"))
     else:
         padded = x
-    plain = op.options.integer("FusedActivationFunction") != TANH  # where a ReLU changed y, dy is zero already
-    y = op.output if plain else b.emit(op.kind, (x,), op.options.replace(FusedActivationFunction=NO_ACTIVATION))
+    y = op.output  # where a fused ReLU changed it, dy is zero already
     left = dy  # what no earlier tap of the window has taken
     parts = []
     for tap in taps(b, padded, replace(window, before=(0, 0), after=(0, 0)), y.shape[1], y.shape[2]):

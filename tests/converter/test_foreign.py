@@ -12,14 +12,16 @@ tf = pytest.importorskip("tensorflow")
 
 import keras  # noqa: E402
 
-from converter.foreign import prepared, read_foreign  # noqa: E402
-from converter.layer_names import short_names  # noqa: E402
-from signatures.build import inference_model  # noqa: E402
+from converter.foreign import prepared, read_foreign, rescales_pixels  # noqa: E402
+from converter.layer_names import layer_paths, short_names  # noqa: E402
+from signatures.build import inference_model, train_model  # noqa: E402
 from signatures.builder import GraphBuilder  # noqa: E402
 from signatures.errors import InputError  # noqa: E402
-from signatures.graph import Array, Graph, Model, Op, Options, Tensor  # noqa: E402
+from signatures.graph import Array, Graph, Model, Op, Options, Tensor, constant  # noqa: E402
 from signatures.head import without_probabilities  # noqa: E402
 from signatures.layers import find_layers  # noqa: E402
+from signatures.optimizers import Optimizer  # noqa: E402
+from signatures.subset import Subset  # noqa: E402
 from tests.oracles.other_runtime import Call, Job, Runner  # noqa: E402
 
 SIDE, BATCH = 24, 3
@@ -174,6 +176,78 @@ def test_channels_first_cost_no_transpose(graphs: dict[str, Graph]) -> None:
 )
 def test_short_names(paths: list[str], expected: list[str]) -> None:
     assert short_names(paths) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "result", "weights", "expected"),
+    [
+        ("CONV_2D", "net/a/Relu;net/bn/add_1;net/stem_1/convolution;net/bn/sub1", "arith.constant", "net/stem_1"),
+        ("CONV_2D", "net/stem_1/convolution1", "net/stem_1/convolution", "net/stem_1"),
+        ("DEPTHWISE_CONV_2D", "net/sep/separable_conv2d/depthwise1", "c", "net/sep/separable_conv2d/depthwise"),
+        ("CONV_2D", "net/relu;net/sep/separable_conv2d;net/sub", "c", "net/sep/separable_conv2d"),
+        ("FULLY_CONNECTED", "net/mix/Tensordot/MatMul1", "net/mix/Tensordot/MatMul", "net/mix"),
+        ("FULLY_CONNECTED", "Identity", "net/landmarks/MatMul_dequantize", "net/landmarks"),
+        ("FULLY_CONNECTED", "PartitionedCall:0", "arith.constant97", "PartitionedCall"),
+        ("CONV_2D", "m/tf.nn.relu6_2/Relu6;m/tf.nn.convolution_2/convolution;Const_97", "c", "m/convolution_2"),
+        ("FULLY_CONNECTED", "out_0", "__main__.Wrap_m/torch.nn.modules.linear.Linear__fc;1", "m/fc"),
+        ("CONV_2D", "x.Net_net/x.Stage_1/torch.nn.modules.conv.Conv2d_0;2", "c", "net/Stage_1/Conv2d_0"),
+        ("CONV_2D", "x.Net_net/x.Stem_stem/torch.nn.modules.conv.Conv2d_convolution;2", "c", "net/stem"),
+        ("CONV_2D", "conv2d_20", "conv2d_20/Kernel", "conv2d_20"),
+        ("CONV_2D", "mobilenet_1.00_96/convolution", "c", "mobilenet_1.00_96"),
+    ],
+)
+def test_paths_of_layers(kind: str, result: str, weights: str, expected: str) -> None:
+    assert layer_paths([layer(kind, result, weights)]) == [expected]
+
+
+def test_a_path_belongs_to_the_layer_that_has_no_other() -> None:
+    """Of layers that share a constant, each bears the paths of some."""
+    names = ("a/x/Conv2D;a/y/Conv2D", "a/y/Conv2D;a/z/Conv2D", "a/x/Conv2D")
+    assert layer_paths([layer("CONV_2D", name, "c") for name in names]) == ["a/y", "a/z", "a/x"]
+
+
+def layer(kind: str, result: str, weights: str) -> Op:
+    w = constant(weights, np.zeros((1, 1, 1, 1), np.float32))
+    x = Tensor("x", (1, 1, 1, 1), "float32")
+    return Op(kind, (x, w), (Tensor(result, (1, 1, 1, 1), "float32"),))
+
+
+def test_shapes_behind_an_open_batch_are_those_of_one_image(images: Array, run: Runner, tmp_path: Path) -> None:
+    """Dense layers on pixels compute their shapes from the batch; the file has only placeholders."""
+    keras.utils.set_random_seed(4)
+    x = inputs = keras.Input((SIDE, SIDE, 3))
+    x = keras.layers.Conv2D(8, 4, 4, name="stem")(x)
+    y = keras.layers.Conv2D(8, 3, padding="same", groups=8, bias_initializer="normal", name="apart")(x)
+    y = keras.layers.LayerNormalization()(y)
+    y = keras.layers.Dense(16, activation="gelu", name="wide")(y)
+    x = keras.layers.Add()([x, keras.layers.Dense(8, name="narrow")(y)])
+    network = keras.Model(inputs, keras.layers.Dense(5, name="classes")(keras.layers.GlobalAveragePooling2D()(x)))
+    path = tmp_path / "mixer.tflite"
+    path.write_bytes(converted(network))
+    graph = read_foreign(path)
+    found = {layer.name.rstrip("_1"): layer for layer in find_layers(graph)}
+    assert [layer.kind for layer in found.values()] == ["conv", "depthwise", "dense", "dense", "dense"]
+    pixels = (SIDE // 4) ** 2
+    assert (found["wide"].activation_size, found["wide"].macs) == (16 * pixels, 8 * 16 * pixels)
+    train_model(graph, Subset(tuple(found.values())), BATCH, Optimizer())
+    ((got,),) = run([Job("mixer", inference_model(graph, BATCH), (Call("infer", {"x": images}),))])
+    np.testing.assert_allclose(got["logits"], network(images).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "rescales"),
+    [
+        ([keras.layers.Rescaling(1 / 127.5, -1)], True),
+        ([keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])], True),
+        ([], False),
+        ([keras.layers.ZeroPadding2D()], False),
+    ],
+)
+def test_a_network_that_scales_its_pixels_is_known(layers: list[keras.Layer], rescales: bool, tmp_path: Path) -> None:
+    pooling = [keras.layers.MaxPooling2D(), keras.layers.Flatten(), keras.layers.Dense(2)]
+    path = tmp_path / "model.tflite"
+    path.write_bytes(converted(keras.Sequential([keras.Input((SIDE, SIDE, 3)), *layers, *pooling])))
+    assert rescales_pixels(read_foreign(path)) == rescales
 
 
 # Refusals --------------------------------------------------------------------------------------------------------

@@ -43,12 +43,14 @@ def probed(small: Graph, images: Array, run: Runner) -> list[Mapping[str, Array]
     """infer and activations of the first image and gram of all, from one file; activations of all, from another."""
     layers, one = find_layers(small), {"x": images[:1]}
     calls = (Call("infer", one), Call("activations", one), Call("gram", {"x": images}))
-    every = activations(small, layers, PROBED)
+    single = activations(small, layers)
+    ones = tuple(Call("activations", {"x": image[None]}) for image in images)
     jobs = [
         Job("bundle", bundle_model(small, layers, PROBED), calls),
-        Job("activations", Model((every.graph,), (every,)), (Call("activations", {"x": images}),)),
+        Job("activations", Model((single.graph,), (single,)), ones),
     ]
-    return [result for results in run(jobs) for result in results]
+    bundle, apart = run(jobs)
+    return [*bundle, {name: np.concatenate([one[name] for one in apart]) for name in apart[0]}]
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,14 @@ def ending(graph: Graph, kind: str, options: Options = Options()) -> Graph:  # n
     return b.graph([b.emit(kind, (graph.outputs[0],), options)])
 
 
+def last_convolution() -> Graph:
+    """A convolution over what is left of the image, whose result is [1, 1, 1, classes]."""
+    b = GraphBuilder("last")
+    x = b.input("x", (1, 8, 8, 3))
+    y = b.conv_2d(x, ones(b, 4, 3, 3, 3), None, StrideH=2, StrideW=2)
+    return b.graph([b.conv_2d(y, ones(b, 5, 3, 3, 4), None)])
+
+
 def convolution_head(pooled_first: bool) -> Graph:
     """MobileNetV1's classifier, a convolution behind the pool, or SqueezeNet's, before it."""
     b = GraphBuilder("convolutional")
@@ -48,6 +56,7 @@ NETWORKS = {
     "sigmoid": ending(network(), "LOGISTIC"),
     "pool-conv": convolution_head(pooled_first=True),
     "conv-pool": convolution_head(pooled_first=False),
+    "conv": last_convolution(),
 }
 
 
@@ -123,6 +132,24 @@ def test_a_classifier_on_features(run: Runner) -> None:
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     ((got,),) = run([Job("features", inference_model(changed, 2), (Call("infer", {"x": x}),))])
     np.testing.assert_array_equal(got["logits"], np.zeros((2, 5)))
+
+
+def detector(skips: bool) -> Graph:
+    """Two results on shared features; with `skips`, one of them also reads what came long before."""
+    b = GraphBuilder("detector")
+    x = b.input("x", (1, 32, 32, 3))
+    early = b.conv_2d(x, ones(b, 4, 4, 4, 3), None, StrideH=4, StrideW=4)
+    deep = b.emit("RELU", (b.conv_2d(early, ones(b, 6, 4, 4, 4), None, StrideH=4, StrideW=4),), name="deep")
+    gate = b.mul(deep, b.mean(deep, [1, 2], keep=True))
+    boxes = b.conv_2d(early if skips else gate, ones(b, 4, 1, 1, 4 if skips else 6), None)
+    return b.graph([boxes, b.conv_2d(gate, ones(b, 2, 1, 1, 6), None)])
+
+
+def test_features_that_a_classifier_may_stand_on_are_named() -> None:
+    with pytest.raises(InputError, match=r"has 2 outputs .*: --head TENSOR, for example --head 'mul' \(\[1, 2, 2, 6\]"):
+        without_probabilities(detector(skips=False))
+    with pytest.raises(InputError, match="put a classifier on: --head TENSOR$"):
+        without_probabilities(detector(skips=True))
 
 
 def test_features_must_be_there_and_be_features() -> None:

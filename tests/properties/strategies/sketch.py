@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+from hypothesis import reject
 from hypothesis import strategies as st
 
 from signatures.builder import NO_ACTIVATION, RELU, RELU6, RELU_N1_TO_1, GraphBuilder
 from signatures.graph import Options, OptionValue, Tensor
 from signatures.shapes import infer
-from tests.oracles.gradient_check import Case, Draw, normal
+from tests.oracles.gradient_check import Case, Draw, NoValuesError, normal
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
@@ -112,4 +113,10 @@ class Sketch:
         return self.case(self.b.emit(kind, inputs, Options(table, fields)))
 
     def case(self, y: Tensor) -> Case:
-        return Case(self.b.name, self.b.graph([y]), tuple(self.wanted), self.draws)
+        """The case of this graph; another is drawn where a constant leaves no values away from its kinks."""
+        case = Case(self.b.name, self.b.graph([y]), tuple(self.wanted), self.draws)
+        try:
+            assert case.inputs
+        except NoValuesError:
+            reject()
+        return case
