@@ -73,11 +73,11 @@ $(ENV214): pyproject.toml
 	$(call install,$(VENV214),$(TFLITE214_PACKAGES)); \
 	touch $@
 
-.PHONY: help setup demo export pack verify adapt test lint clean
+.PHONY: help setup demo export pack verify inspect adapt test test-foreign lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2} \
-	  /^#: / {printf "                  %s\n", substr($$0, 4)}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2} \
+	  /^#: / {printf "                      %s\n", substr($$0, 4)}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(ENV) $(ENV214) ## make both environments: .venv and .venv-tflite214
 
@@ -112,9 +112,12 @@ given-%: # fails before anything is installed
 	@[ -n "$($*)" ] || { echo "error: give $*=…; \`make help\` lists the targets and what they take" >&2; exit 2; }
 
 export: given-MODEL $(ENV) ## write a bundle; replaces the one that OUT holds
-#: MODEL=mobilenetv2 [WEIGHTS=imagenet|keras|torchvision|random|FILE] [IMAGE=224] [BATCH=32]
-#: [CLASSES=N: head made here] [RHO="0.1 0.2"] [PROBE=DATA: rank layers on it] [OUT=bundles/MODEL]
+#: MODEL=mobilenetv2 [WEIGHTS=imagenet|keras|package|random|FILE] [IMAGE=224], or MODEL=FILE.tflite|.keras|.h5
+#: or a SavedModel [PREPROCESS=symmetric|unit|imagenet|raw: what becomes of pixels]
+#: [HEAD=replace|keep|TENSOR: the classifier] [CLASSES=N: head made here] [BATCH=32]
+#: [RHO="0.1 0.2"] [PROBE=DATA: rank layers on it] [OUT=bundles/MODEL]
 	@$(RUN) -m converter export "$(MODEL)" --force $(call option,--weights,WEIGHTS) \
+	  $(call option,--preprocess,PREPROCESS) $(call option,--head,HEAD) \
 	  $(call option,--image,IMAGE) $(call option,--batch,BATCH) $(call option,--classes,CLASSES) \
 	  $(call option,--rho,RHO) $(call option,--probe,PROBE) $(call option,--out,OUT)
 
@@ -124,6 +127,9 @@ pack: given-DATA given-OUT $(ENV) ## pack a folder of images by class, or an .np
 verify: given-BUNDLE $(ENV) ## check every signature of a bundle against finite differences: BUNDLE=DIR
 	@$(RUN) -m converter verify "$(BUNDLE)"
 
+inspect: given-BUNDLE $(ENV) ## list the layers and ops of a bundle, and what cannot train: BUNDLE=DIR
+	@$(RUN) -m ondevice.inspect "$(BUNDLE)"
+
 adapt: given-BUNDLE given-DATA $(ENV) ## retrain on this machine: BUNDLE=DIR DATA=DIR [ARGS="--rho 0.2 --out RUN"]
 	@$(RUN) -m ondevice.adapt "$(BUNDLE)" --data "$(DATA)" $(ARGS)
 
@@ -131,6 +137,9 @@ adapt: given-BUNDLE given-DATA $(ENV) ## retrain on this machine: BUNDLE=DIR DAT
 
 test: $(ENV214) lint ## everything that has to hold: lint, types, and the tests on both runtimes
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest $(ARGS)
+
+test-foreign: $(ENV) $(ENV214) ## third-party models, downloaded: exported, adapted, gradients checked (minutes)
+	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest tests/foreign -m slow -rs $(ARGS)
 
 lint: $(ENV) ## style, format and types
 	@$(RUN) -m ruff check --quiet .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,21 @@ from signatures.autodiff import backward
 from signatures.builder import GraphBuilder
 from signatures.errors import InputError
 from signatures.gradients import RULES
+from signatures.gradients.__main__ import table
 from signatures.graph import Options, Tensor
 from signatures.shapes import can_infer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("kind", sorted(RULES))
 def test_what_can_be_differentiated_can_be_batched(kind: str) -> None:
     assert can_infer(kind)
+
+
+def test_the_page_of_ops_is_made_from_the_registry() -> None:
+    """`python -m signatures.gradients > docs/ops.md`."""
+    assert (ROOT / "docs" / "ops.md").read_text() == table()
 
 
 SIGN_BIT = 5

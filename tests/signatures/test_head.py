@@ -148,7 +148,7 @@ def detector(skips: bool) -> Graph:
 def test_features_that_a_classifier_may_stand_on_are_named() -> None:
     with pytest.raises(InputError, match=r"has 2 outputs .*: --head TENSOR, for example --head 'mul' \(\[1, 2, 2, 6\]"):
         without_probabilities(detector(skips=False))
-    with pytest.raises(InputError, match="put a classifier on: --head TENSOR$"):
+    with pytest.raises(InputError, match=r"put a classifier on: --head TENSOR$"):
         without_probabilities(detector(skips=True))
 
 

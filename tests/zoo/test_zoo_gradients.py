@@ -25,7 +25,7 @@ SIDES = (64, 96)
 QUICK = ("mobilenetv3_small", "mobilenetv2", "efficientnet_lite0")
 TOLERANCE = 1e-4
 SUBSETS, STEPS, RATE = 20, 5, 0.001
-TRAINING_TOLERANCE = 1e-3
+LOSS_TOLERANCE, MOVE_TOLERANCE = 1e-3, 1e-2
 
 CASES = [
     pytest.param(name, side, marks=() if name in QUICK and side == SIDES[0] else pytest.mark.slow, id=f"{name}-{side}")
@@ -92,7 +92,7 @@ def test_random_subsets_train(name: str, side: int, run: Runner, problems: dict[
     """Five steps of SGD with clipped gradients, against TensorFlow in float64: losses, and where parameters moved.
 
     A bias of 3 that moves by 1e-5 loses a hundredth of that to its own float32 digits, whoever computes it: ours may be
-    as far off as TensorFlow is in float32, and TRAINING_TOLERANCE.
+    as far off as TensorFlow is in float32, and what one value costs that falls on the other side of a kink.
     """
     given = problem_of(problems, name, side)
     random = np.random.default_rng(11)
@@ -105,10 +105,10 @@ def test_random_subsets_train(name: str, side: int, run: Runner, problems: dict[
         ours = train(run, given, subset).away_from(exact, given.values(subset))
         theirs = train_by_tensorflow(given, subset, "float32").away_from(exact, given.values(subset))
         found.append((ours, theirs))
-    for what, pairs in (("losses", [(a[0], b[0]) for a, b in found]), ("moves", [(a[1], b[1]) for a, b in found])):
-        ours, theirs = np.array(pairs).T
+    for i, (what, tolerance) in enumerate((("losses", LOSS_TOLERANCE), ("moves", MOVE_TOLERANCE))):
+        ours, theirs = np.array([(ours[i], theirs[i]) for ours, theirs in found]).T
         print(f"{given.name} {SUBSETS} subsets, {what}: worst {ours.max():.1e}, TensorFlow float32 {theirs.max():.1e}")
-        assert (ours < 2 * theirs + TRAINING_TOLERANCE).all(), (what, pairs)
+        assert (ours < 2 * theirs + tolerance).all(), (what, ours, theirs)
 
 
 @dataclass(frozen=True)
