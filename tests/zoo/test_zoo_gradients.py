@@ -59,7 +59,7 @@ def gradients(run: Runner, given: Problem, subset: Subset) -> dict[str, Array]:
 def worst_error(got: dict[str, Array], given: Problem, subset: Subset) -> tuple[float, str]:
     loss, expected = given.expected
     assert set(got) == {"loss", *(p.name for p in subset.parameters())}
-    assert abs(float(got["loss"]) - loss) < 1e-5 * loss
+    assert abs(float(got["loss"]) - loss) < TOLERANCE * loss
     # Of a softmax over keys, a bias of all keys changes nothing: its gradient is 0 but for rounding.
     whole = np.sqrt(sum(np.sum(expected[p.name] ** 2) for p in subset.parameters()))
     felt = [p for p in subset.parameters() if np.linalg.norm(expected[p.name]) > 1e-7 * whole]
