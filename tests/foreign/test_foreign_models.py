@@ -64,8 +64,8 @@ CASES = {
     "irises": Case(recipes.irises, "symmetric", 32, 0.45, "p_re_lu_20", ADAM),
     "detector": Case(recipes.detector, "symmetric", 64, 0.3, "activation_31", ADAM),
     "dogs": Case(recipes.dogs, "symmetric", 53, 0.8),
-    "orientation": Case(recipes.orientation, "imagenet", 33, 0.3, "replace", ADAM),
-    "efficientnet": Case(recipes.efficientnet, "symmetric", 50, 0.8),
+    "orientation": Case(recipes.orientation, "imagenet", 33, 0.55, "replace", ADAM),
+    "efficientnet": Case(recipes.efficientnet, "symmetric", 50, 0.7),
 }
 
 
