@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from converter.export import REPLACE, ExportPlan, export_bundle
+from converter.export import KEEP, REPLACE, ExportPlan, export_bundle
 from converter.network import SourceNetwork
 from converter.pack import pack_arrays
 from signatures.builder import RELU6, GraphBuilder
@@ -54,9 +54,9 @@ def network(classes: int = 5) -> Graph:
     return b.graph([logits])
 
 
-def source() -> SourceNetwork:
+def source(classes: int = 5) -> SourceNetwork:
     """What the zoo would hand to the exporter."""
-    graph = network()
+    graph = network(classes)
     named = named_layers(graph, [layer.op for layer in find_layers(graph)], LAYERS)
     scales = {name: np.ones(3, np.float32) for name in LAYERS if name != "head"}
     return SourceNetwork("tiny", named, PREPROCESSING, scales, "random, seed 7")
@@ -64,8 +64,8 @@ def source() -> SourceNetwork:
 
 def write_bundle(out: Path, own_head: bool = False, probe: Path | None = None, seed: int = 0) -> Path:
     """Export the network; with a head of its own for the pictures' classes, or for the device to replace."""
-    plan = ExportPlan(BATCH, RHOS, REPLACE, len(CLASSES) if own_head else None, probe, seed, threads=1)
-    return export_bundle(source(), plan, out, replace=False).folder
+    plan = ExportPlan(BATCH, RHOS, KEEP if own_head else REPLACE, None, probe, seed, threads=1)
+    return export_bundle(source(len(CLASSES)) if own_head else source(), plan, out, replace=False).folder
 
 
 def write_pictures(out: Path, train: int = 48, test: int = 30) -> Path:
