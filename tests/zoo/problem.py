@@ -73,7 +73,7 @@ def problem(name: str, side: int) -> Problem:
     They are grainy, too: in flat areas maxima tie but for rounding, and luck decides whose gradient it is.
     """
     source = zoo.load(name, "random", side)
-    random = np.random.default_rng(side)
+    random = np.random.default_rng([side, 1])
     graph = with_new_head(source.graph, head_of(source.graph, find_layers(source.graph)), CLASSES)
     head = find_layers(graph)[-1]
     weights = random.normal(0, 1 / np.sqrt(head.weight_shape[1]), head.weight_shape).astype(np.float32)
