@@ -133,7 +133,7 @@ def _of_one_image(graph: Graph, where: str) -> Graph:
         graph = _without_first_transposes(graph)
         if graph.inputs[0].shape == shape:
             x = b.transpose(x, _NCHW)
-    values = replay(b, graph, x).values
+    values = replay(b, graph, [x], 1, images=graph.inputs[0].shape[0]).values
     return b.graph([values[tensor].tensor for tensor in graph.outputs])
 
 

@@ -5,34 +5,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from signatures.autodiff import backward
 from signatures.builder import GraphBuilder
 from signatures.errors import InputError
-from signatures.graph import Graph, Model, Signature, Tensor
+from signatures.graph import Graph, Model, Op, Signature, Tensor
 from signatures.layers import Layer
 from signatures.losses import softmax_cross_entropy
-from signatures.optimizers import Optimizer, Trained, step
+from signatures.optimizers import Optimizer
 from signatures.overwrites import without_overwrites
 from signatures.passes import dynamic_products, without_dead_ops
 from signatures.replay import Slot, by_image, replay
 from signatures.subset import Parameter, Subset
+from signatures.variables import emit_step, get_weights, initial_values, read_weights, set_weights
 
 
 def infer(network: Graph, batch: int) -> Signature:
     """infer(x float32 [batch, H, W, C]) → logits float32 [batch, classes]."""
     b, x = _start("infer", network, batch)
-    logits = replay(b, network, x).by_image(b, _logits(network))
+    logits = replay(b, network, [x], batch).by_image(b, logits_of(network))
     return Signature("infer", lowered(b.graph([logits])), {"x": x}, {"logits": logits})
 
 
 def activations(network: Graph, layers: Sequence[Layer]) -> Signature:
     """activations(x float32 [1, H, W, C]) → one output a layer, named by it: with its fused activation."""
     b, x = _start("activations", network, 1)
-    values = replay(b, network, x).values
+    values = replay(b, network, [x], 1).values
     outputs = {layer.name: values[network.ops[layer.op].output].tensor for layer in layers}
     return Signature("activations", lowered(without_dead_ops(b.graph(list(outputs.values())))), {"x": x}, outputs)
 
@@ -45,7 +44,7 @@ def gram(network: Graph, layers: Sequence[Layer], batch: int) -> Signature:
     activation is there, so the graph needs no more memory than inference and one centred copy.
     """
     forward, x = _start("gram", network, batch)
-    values = replay(forward, network, x).values
+    values = replay(forward, network, [x], batch).values
     wanted = {(value := values[network.ops[layer.op].output]).tensor: (layer.name, value) for layer in layers}
     b = GraphBuilder("gram")
     outputs = {}
@@ -98,27 +97,35 @@ def gradient_model(network: Graph, subset: Subset, batch: int) -> Model:
 
 
 def train_model(network: Graph, subset: Subset, batch: int, optimizer: Optimizer) -> Model:
-    """A self-contained train file.
+    """A self-contained train file, for apps that train by themselves; the device has `micro_batches.suffix_model`.
 
     train(x, y int32 [batch], learning_rate float32 scalar) → loss; infer(x) → logits with the weights of the moment;
     get_weights() and set_weights(…) over the parameters of `subset`, by name. Weights and optimizer state are
     variables that start with the network's values and zeros; everything frozen is a constant.
     """
     parameters = subset.parameters()
-    signatures = [
+    signatures = (
         _train(network, parameters, batch, optimizer),
         _infer_trained(network, parameters, batch),
-        _get_weights(parameters),
-        _set_weights(parameters),
-    ]
-    start = _initial_values(network, parameters, optimizer)
+        get_weights(parameters, _START_GRAPH),
+        set_weights(parameters, _START_GRAPH),
+    )
+    start = initial_values(network, parameters, optimizer)
     graphs = (*(signature.graph for signature in signatures), start)
     assert graphs.index(start) == _START_GRAPH
-    return Model(graphs, tuple(signatures))
+    return Model(graphs, signatures)
 
 
 _START_GRAPH = 4
 """Where `train_model` puts the graph that creates the variables."""
+
+
+def logits_of(network: Graph) -> Tensor:
+    """The network's one output. InputError unless it is [1, classes]."""
+    (logits,) = network.outputs
+    if len(logits.shape) != 2:
+        raise InputError(f"the network's output {logits.name!r} has shape {list(logits.shape)}, expected [1, classes]")
+    return logits
 
 
 def _model(signatures: list[Signature]) -> Model:
@@ -133,29 +140,28 @@ def _start(name: str, network: Graph, batch: int) -> tuple[GraphBuilder, Tensor]
     return b, b.input("x", (batch, *source.shape[1:]))
 
 
-def _logits(network: Graph) -> Tensor:
-    (logits,) = network.outputs
-    if len(logits.shape) != 2:
-        raise InputError(f"the network's output {logits.name!r} has shape {list(logits.shape)}, expected [1, classes]")
-    return logits
-
-
 def _forward_backward(
     b: GraphBuilder, network: Graph, x: Tensor, labels: Tensor, values: dict[Parameter, Tensor]
 ) -> tuple[Tensor, dict[Parameter, Tensor]]:
     substitutes: dict[Slot, Tensor] = {p.slot: value for p, value in values.items()}
-    logits = replay(b, network, x, substitutes).by_image(b, _logits(network))
+    logits = replay(b, network, [x], x.shape[0], substitutes).by_image(b, logits_of(network))
     forward = tuple(b.ops)
     loss, error = softmax_cross_entropy(b, logits, labels)
-    gradients = backward(b, forward, {logits: error}, list(values.values()))
+    return loss, gradients_of(b, forward, {logits: error}, values)
+
+
+def gradients_of(
+    b: GraphBuilder, forward: Sequence[Op], seeds: Mapping[Tensor, Tensor], values: Mapping[Parameter, Tensor]
+) -> dict[Parameter, Tensor]:
+    """Emit the gradient of each parameter; `autodiff.backward` says what `seeds` are.
+
+    InputError if the outputs do not depend on one of them.
+    """
+    gradients = backward(b, forward, seeds, list(values.values()))
     for p, value in values.items():
         if value not in gradients:
             raise InputError(f"the network's output does not depend on {p.name!r}")
-    return loss, {p: gradients[value] for p, value in values.items()}
-
-
-def _state_name(parameter: Parameter, slot: str) -> str:
-    return f"{parameter.name}/{slot}"
+    return {p: gradients[value] for p, value in values.items()}
 
 
 def _train(network: Graph, parameters: Sequence[Parameter], batch: int, optimizer: Optimizer) -> Signature:
@@ -163,29 +169,9 @@ def _train(network: Graph, parameters: Sequence[Parameter], batch: int, optimize
     labels = b.input("y", (batch,), "int32")
     rate = b.input("learning_rate", ())
     b.call_once(_START_GRAPH)
-    handles = {p: b.variable(p.name) for p in parameters}
-    values = {p: b.read(handles[p], p.shape, p.name) for p in parameters}
-    loss, gradients = _forward_backward(b, network, x, labels, values)
-
-    states = {p: [b.variable(_state_name(p, slot)) for slot in optimizer.slots] for p in parameters}
-    counters = [b.variable(name) for name in optimizer.counters]
-    trained = [
-        Trained(
-            values[p],
-            gradients[p],
-            tuple(b.read(h, p.shape, f"{p.name}/{slot}") for h, slot in zip(states[p], optimizer.slots, strict=True)),
-            decays=not p.is_bias,
-        )
-        for p in parameters
-    ]
-    powers = [b.read(h, (), name) for h, name in zip(counters, optimizer.counters, strict=True)]
-    updates, new_powers = step(b, optimizer, trained, powers, rate)
-    for p, update in zip(parameters, updates, strict=True):
-        b.assign(handles[p], update.value)
-        for handle, state in zip(states[p], update.state, strict=True):
-            b.assign(handle, state)
-    for handle, power in zip(counters, new_powers, strict=True):
-        b.assign(handle, power)
+    weights = read_weights(b, parameters)
+    loss, gradients = _forward_backward(b, network, x, labels, weights)
+    emit_step(b, optimizer, weights, gradients, rate)
     inputs = {"x": x, "y": labels, "learning_rate": rate}
     return Signature("train", lowered(b.graph([loss])), inputs, {"loss": loss})
 
@@ -193,35 +179,6 @@ def _train(network: Graph, parameters: Sequence[Parameter], batch: int, optimize
 def _infer_trained(network: Graph, parameters: Sequence[Parameter], batch: int) -> Signature:
     b, x = _start("infer", network, batch)
     b.call_once(_START_GRAPH)
-    substitutes = {p.slot: b.read(b.variable(p.name), p.shape, p.name) for p in parameters}
-    logits = replay(b, network, x, substitutes).by_image(b, _logits(network))
+    substitutes: dict[Slot, Tensor] = {p.slot: weight for p, weight in read_weights(b, parameters).items()}
+    logits = replay(b, network, [x], batch, substitutes).by_image(b, logits_of(network))
     return Signature("infer", lowered(b.graph([logits])), {"x": x}, {"logits": logits})
-
-
-def _get_weights(parameters: Sequence[Parameter]) -> Signature:
-    b = GraphBuilder("get_weights")
-    b.call_once(_START_GRAPH)
-    outputs = {p.name: b.read(b.variable(p.name), p.shape, p.name) for p in parameters}
-    return Signature("get_weights", b.graph(list(outputs.values())), {}, outputs)
-
-
-def _set_weights(parameters: Sequence[Parameter]) -> Signature:
-    b = GraphBuilder("set_weights")
-    b.call_once(_START_GRAPH)
-    inputs = {p.name: b.input(p.name, p.shape) for p in parameters}
-    for p in parameters:
-        b.assign(b.variable(p.name), inputs[p.name])
-    return Signature("set_weights", b.graph([]), inputs, {})
-
-
-def _initial_values(network: Graph, parameters: Sequence[Parameter], optimizer: Optimizer) -> Graph:
-    b = GraphBuilder("initial_values")
-    for p in parameters:
-        op, slot = p.slot
-        b.assign(b.variable(p.name), network.ops[op].input(slot))
-        for state in optimizer.slots:
-            zeros = b.emit("FILL", (b.ints(p.shape, "shape"), b.scalar(0.0)))
-            b.assign(b.variable(_state_name(p, state)), zeros)
-    for name in optimizer.counters:
-        b.assign(b.variable(name), b.const(np.array(1.0, np.float32)))
-    return b.graph([])

@@ -98,9 +98,9 @@ class GraphBuilder:
         """x − y."""
         return self.emit("SUB", (x, y), Options("SubOptions"), name)
 
-    def mul(self, x: Tensor, y: Tensor, name: str | None = None) -> Tensor:
-        """x · y."""
-        return self.emit("MUL", (x, y), Options("MulOptions"), name)
+    def mul(self, x: Tensor, y: Tensor, activation: int = NO_ACTIVATION, name: str | None = None) -> Tensor:
+        """x · y, then a fused activation."""
+        return self.emit("MUL", (x, y), Options("MulOptions", {"FusedActivationFunction": activation}), name)
 
     def div(self, x: Tensor, y: Tensor, name: str | None = None) -> Tensor:
         """x / y."""
@@ -114,9 +114,9 @@ class GraphBuilder:
         """Elementwise maximum."""
         return self.emit("MAXIMUM", (x, y), Options("MaximumMinimumOptions"))
 
-    def scale(self, x: Tensor, factor: float) -> Tensor:
+    def scale(self, x: Tensor, factor: float, name: str | None = None) -> Tensor:
         """factor · x; no op where the factor is 1."""
-        return x if factor == 1.0 else self.mul(x, self.scalar(factor))
+        return x if factor == 1.0 else self.mul(x, self.scalar(factor), name=name)
 
     def shift(self, x: Tensor, term: float) -> Tensor:
         """x + term."""

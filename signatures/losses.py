@@ -19,6 +19,6 @@ def softmax_cross_entropy(b: GraphBuilder, logits: Tensor, labels: Tensor) -> tu
     truth = b.emit("ONE_HOT", (labels, depth, b.scalar(1.0), b.scalar(0.0)), options, "truth")
     log_probability = b.emit("LOG_SOFTMAX", (logits,), Options("LogSoftmaxOptions"), "log_probability")
     picked = b.sum(b.mul(truth, log_probability), [0, 1])
-    loss = b.mul(picked, b.scalar(-1.0 / batch), "loss")
+    loss = b.scale(picked, -1.0 / batch, "loss")
     error = b.sub(b.unary("EXP", log_probability), truth)
-    return loss, b.mul(error, b.scalar(1.0 / batch), "logits/gradient")
+    return loss, b.scale(error, 1.0 / batch, "logits/gradient")

@@ -64,26 +64,34 @@ def by_image(b: GraphBuilder, value: Value, batch: int) -> Tensor:
     return b.reshape(x, (batch, x.size // batch))
 
 
-def replay(b: GraphBuilder, network: Graph, x: Tensor, substitutes: Mapping[Slot, Tensor] | None = None) -> Replayed:
-    """Emit the ops of `network` again into `b`, fed with `x`, whose batch size may be any.
+def replay(
+    b: GraphBuilder,
+    network: Graph,
+    inputs: Sequence[Tensor],
+    batch: int,
+    substitutes: Mapping[Slot, Tensor] | None = None,
+    images: int = 1,
+) -> Replayed:
+    """Emit the ops of `network`, which takes `images` at once, again into `b`, for a batch of `batch`.
 
-    `substitutes` replaces single inputs of single ops (a constant by a variable's value, say); it goes by slot because
-    a file may share one constant between layers. InputError if `x` does not fit, or an op that has to run image by
-    image has a scalar result.
+    `inputs`: the network's, each with the images one behind the other along its first axis. `substitutes` replaces
+    single inputs of single ops (a constant by a variable's value, say); it goes by slot because a file may share one
+    constant between layers. InputError if `inputs` do not fit, or an op that has to run image by image has a scalar
+    result.
     """
-    (source,) = network.inputs
-    if x.shape[1:] != source.shape[1:]:
-        raise InputError(f"the network takes {list(source.shape[1:])}, got {list(x.shape[1:])}")
-    sizes = Sizes(b, source.shape[0], x.shape[0])
-    values = {source: Value(x, 0)}
+    sizes = Sizes(b, images, batch)
+    values = {}
+    for source, x in zip(network.inputs, inputs, strict=True):
+        if x.shape != sizes.grown_shape(source.shape, 0):
+            raise InputError(f"the network takes {list(sizes.grown_shape(source.shape, 0))}, got {list(x.shape)}")
+        values[source] = Value(x, 0)
     for index, op in enumerate(network.ops):
-        inputs = [None if tensor is None else values.get(tensor, Value(tensor, None)) for tensor in op.inputs]
-        for slot in range(len(inputs)):
+        own = [None if tensor is None else values.get(tensor, Value(tensor, None)) for tensor in op.inputs]
+        for slot in range(len(own)):
             if substitutes and (index, slot) in substitutes:
-                inputs[slot] = Value(substitutes[index, slot], None)
-        results = _emit(sizes, op, inputs)
-        values.update(zip(op.outputs, results, strict=True))
-    return Replayed(x.shape[0], values)
+                own[slot] = Value(substitutes[index, slot], None)
+        values.update(zip(op.outputs, _emit(sizes, op, own), strict=True))
+    return Replayed(batch, values)
 
 
 @dataclass(frozen=True)

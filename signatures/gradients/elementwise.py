@@ -25,16 +25,18 @@ def through_activation(b: GraphBuilder, op: Op, dy: Tensor) -> Tensor:
 
 
 def passing(b: GraphBuilder, y: Tensor, activation: int) -> Tensor:
-    """1 where a ReLU passes its input on, else 0, from its output y.
+    """1 where a ReLU passes its input on, else 0, from its output y: 0 on a bound, as TensorFlow's ReluGrad has it.
 
-    SIGN keeps the mask inside XNNPACK, comparisons do not (FACTS §1). y is never outside the bounds, so the
-    product is 0 on a bound and 1 between them, as TensorFlow's ReluGrad and Relu6Grad have it.
+    XNNPACK takes no SIGN and no comparisons, and the step is then cut in two (docs/decisions.md). y is never outside
+    the bounds, so its distance from them, or the product of both distances, is 0 on a bound and positive between
+    them; what is positive and at most 1 has the ceiling 1.
     """
     if activation == RELU:
-        return b.unary("SIGN", y)
+        return b.unary("CEIL", b.minimum(y, b.scalar(1.0)))
     low, high = (0.0, 6.0) if activation == RELU6 else (-1.0, 1.0)
-    above = b.unary("SIGN", y if low == 0.0 else b.shift(y, -low))
-    return b.mul(above, b.unary("SIGN", b.sub(b.scalar(high), y)))
+    below = b.sub(b.scalar(high), y)
+    above = y if low == 0.0 else b.shift(y, -low)
+    return b.unary("CEIL", b.mul(above, below, activation=RELU_N1_TO_1))
 
 
 def unbroadcast(b: GraphBuilder, dy: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -31,8 +31,9 @@ from tests.end_to_end.conftest import read_report  # noqa: E402
 from tests.foreign import recipes  # noqa: E402
 from tests.oracles import tensorflow_graph  # noqa: E402
 from tests.oracles.gradient_check import relative_error  # noqa: E402
+from tests.oracles.kinks import away_from_kinks  # noqa: E402
 from tests.oracles.other_runtime import Call, Job, Runner  # noqa: E402
-from tests.zoo.problem import away_from_kinks, loss_and_gradients  # noqa: E402
+from tests.zoo.problem import loss_and_gradients  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +127,7 @@ def test_it_computes_what_the_file_does(exported: Exported, run: Runner) -> None
     images = pictures(graph.inputs[0].shape[1], IMAGES)
     b = GraphBuilder("results")
     x = b.input("x", images.shape)
-    replayed = replay(b, graph, x)
+    replayed = replay(b, graph, [x], IMAGES)
     results = {f"r{i}": replayed.by_image(b, tensor) for i, tensor in enumerate(graph.outputs)}
     model = b.graph(list(results.values()))
     signature = Signature("results", model, {"x": x}, results)

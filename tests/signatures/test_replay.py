@@ -180,7 +180,7 @@ def model(graph: Graph, batch: int) -> Model:
     """f(x [batch, …]) → y [batch, elements of one image]."""
     b = GraphBuilder(graph.name)
     x = b.input("x", (batch, *graph.inputs[0].shape[1:]))
-    y = replay(b, graph, x).by_image(b, graph.outputs[0])
+    y = replay(b, graph, [x], batch, images=graph.inputs[0].shape[0]).by_image(b, graph.outputs[0])
     if y in b.inputs:
         y = b.scale(y, 1.0)
     again = b.graph([y])
@@ -215,7 +215,7 @@ def test_a_batch_gives_what_its_images_give(name: str, replayed: dict[str, tuple
 def test_common_networks_run_as_a_whole(name: str) -> None:
     """Not image by image, which costs an op for each of them."""
     b = GraphBuilder("again")
-    replay(b, GRAPHS[name], b.input("x", images(GRAPHS[name]).shape))
+    replay(b, GRAPHS[name], [b.input("x", images(GRAPHS[name]).shape)], BATCH)
     assert len(b.ops) <= len(GRAPHS[name].ops) + 2
 
 
@@ -231,7 +231,7 @@ def test_at_its_own_batch_a_network_is_copied() -> None:
     x, y = Tensor("x", (1, 4), "float32"), Tensor("y", (1, 4), "float32")
     graph = Graph("g", (Op("ROLL", (x,), (y,)),), (x,), (y,))
     b = GraphBuilder("again")
-    again = replay(b, graph, b.input("x", (1, 4)))
+    again = replay(b, graph, [b.input("x", (1, 4))], 1)
     assert [op.kind for op in b.ops] == ["ROLL"]
     assert again.values[y].tensor.shape == (1, 4)
 
@@ -239,22 +239,22 @@ def test_at_its_own_batch_a_network_is_copied() -> None:
 def test_other_images_are_refused() -> None:
     graph = GRAPHS["attention"]
     b = GraphBuilder("again")
-    with pytest.raises(InputError, match=r"takes \[6, 8\], got \[5, 8\]"):
-        replay(b, graph, b.input("x", (1, 5, 8)))
+    with pytest.raises(InputError, match=r"takes \[1, 6, 8\], got \[1, 5, 8\]"):
+        replay(b, graph, [b.input("x", (1, 5, 8))], 1)
 
 
 def test_one_number_of_an_image_cannot_be_put_together() -> None:
     x, y = Tensor("x", (1, 4), "float32"), Tensor("rank", (), "int32")
     b = GraphBuilder("again")
     with pytest.raises(InputError, match="RANK, which makes 'rank', makes one number"):
-        replay(b, Graph("g", (Op("RANK", (x,), (y,)),), (x,), (y,)), b.input("x", (2, 4)))
+        replay(b, Graph("g", (Op("RANK", (x,), (y,)),), (x,), (y,)), [b.input("x", (2, 4))], 2)
 
 
 def test_a_file_for_several_images_that_mixes_them_is_refused() -> None:
     graph = Graph("g", *_softmax_over_images())
     b = GraphBuilder("again")
     with pytest.raises(InputError, match="SOFTMAX, which makes 'softmax', mixes the 2 images"):
-        replay(b, graph, b.input("x", (1, 4)))
+        replay(b, graph, [b.input("x", (1, 4))], 1, images=2)
 
 
 def _softmax_over_images() -> tuple[tuple[Op, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -285,7 +285,7 @@ def test_a_substitute_takes_one_slot_of_a_shared_constant() -> None:
     graph = b.graph([b.fully_connected(b.fully_connected(x, shared), shared)])
     again = GraphBuilder("again")
     x, w = again.input("x", (2, 4)), again.input("w", (4, 4))
-    replay(again, graph, x, {(1, 1): w})
+    replay(again, graph, [x], 2, {(1, 1): w})
     assert [op.input(1) for op in again.ops] == [shared, w]
 
 

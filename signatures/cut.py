@@ -1,0 +1,76 @@
+"""Cuts: a network in two parts, a prefix that no training changes and the suffix that holds every trained layer.
+
+What crosses the cut is kept for every image and replayed in each epoch, so a cut costs bytes to keep and read; frozen
+ops behind it cost arithmetic in every epoch. The cheapest place is looked for along an execution order in which every
+op that does not depend on a trained layer comes first; residuals that cross count in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from signatures.graph import Graph, Op, Tensor
+from signatures.layers import find_layers
+from signatures.passes import without_dead_ops
+
+MACS_PER_BYTE = 100
+"""Multiply-adds that take as long as reading one kept byte: a memory card gives 100 MB/s, a small board 10 GMAC/s."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A network in two parts."""
+
+    prefix: Graph
+    """From the network's input to what crosses; without ops where the cut is at the input itself."""
+    suffix: Graph
+    """From what crosses, its inputs, to the network's outputs. Layers have the names that they have in the network."""
+
+    @property
+    def at_input(self) -> bool:
+        """Whether nothing lies before the cut: images go into the suffix as they are."""
+        return not self.prefix.ops
+
+
+def cut_before(network: Graph, names: Collection[str]) -> Cut:
+    """Cut `network`, in which every op is needed, somewhere before the layers called `names`."""
+    frozen, trained = _parted(network.ops, names)
+    order = [*frozen, *trained]
+    last_use = {tensor: i for i, op in enumerate(order) for tensor in op.inputs if tensor is not None}
+    last_use.update(dict.fromkeys(network.outputs, len(order)))
+    macs = {network.ops[layer.op]: layer.macs for layer in find_layers(network)}
+
+    (source,) = network.inputs
+    crossing = {source}
+    again = sum(macs.get(op, op.outputs[0].size) for op in frozen)
+    best: tuple[Tensor, ...] = (source,)
+    least, position = _cost(crossing, source, again), 0
+    for i, op in enumerate(frozen):
+        crossing.update(op.outputs)
+        crossing = {tensor for tensor in crossing if last_use.get(tensor, -1) > i}
+        again -= macs.get(op, op.outputs[0].size)
+        if (cost := _cost(crossing, source, again)) < least:
+            best, least, position = tuple(sorted(crossing, key=lambda t: t.name)), cost, i + 1
+    prefix = without_dead_ops(Graph("prefix", tuple(order[:position]), network.inputs, best))
+    return Cut(prefix, Graph("suffix", tuple(order[position:]), best, network.outputs))
+
+
+def _parted(ops: Sequence[Op], names: Collection[str]) -> tuple[list[Op], list[Op]]:
+    """Ops whose results no training of the named layers changes, and the others."""
+    frozen: list[Op] = []
+    trained: list[Op] = []
+    changed: set[Tensor] = set()
+    for op in ops:
+        if op.outputs[0].name in names or not changed.isdisjoint(op.inputs):
+            trained.append(op)
+            changed.update(op.outputs)
+        else:
+            frozen.append(op)
+    return frozen, trained
+
+
+def _cost(crossing: Collection[Tensor], source: Tensor, again: int) -> int:
+    """Multiply-adds for one image. The images themselves are at hand, a byte a value; all else is kept as it is."""
+    kept_bytes = sum(tensor.size if tensor is source else tensor.n_bytes for tensor in crossing)
+    return kept_bytes * MACS_PER_BYTE + again
