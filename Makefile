@@ -18,6 +18,8 @@ VENV := .venv
 VENV214 := .venv-tflite214
 ENV := $(VENV)/.installed
 ENV214 := $(VENV214)/.installed
+VENV_BENCH := .venv-bench
+ENV_BENCH := $(VENV_BENCH)/.installed
 RUN := $(VENV)/bin/python
 
 EXTRAS := host,device,numba,demo
@@ -73,7 +75,15 @@ $(ENV214): pyproject.toml
 	$(call install,$(VENV214),$(TFLITE214_PACKAGES)); \
 	touch $@
 
-.PHONY: help setup demo export pack verify inspect adapt test test-foreign test-zoo test-ops lint clean
+# PyTorch's build for the CPU, where the package index has it; uv knows where it is.
+$(ENV_BENCH): export UV_TORCH_BACKEND := cpu
+$(ENV_BENCH): pyproject.toml
+	@python=$(call find_python,$(HOST_PYTHONS),11,13); \
+	$(call make_venv,$(VENV_BENCH)); \
+	$(call install,$(VENV_BENCH),-e . --group bench); \
+	touch $@
+
+.PHONY: help setup demo export pack verify inspect adapt test test-foreign test-zoo test-ops bench lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2} \
@@ -149,11 +159,21 @@ test-ops: $(ENV) $(ENV214) ## 200 examples of every op, against TensorFlow and f
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" \
 	  $(RUN) -m pytest tests/properties --hypothesis-profile=thorough $(ARGS)
 
+BENCH_BUNDLE := .work/bench/bundle
+$(BENCH_BUNDLE)/manifest.json: | $(ENV)
+	@$(RUN) -m converter export mobilenetv2 --weights package --image 224 --force --out $(BENCH_BUNDLE)
+
+bench: $(BENCH_BUNDLE)/manifest.json ## a training step beside TensorFlow's and PyTorch's, in turn (half an hour)
+#: [ARGS="--subset pick --like RUN --repeats 5"]
+#: [PYTHON_TORCH=a Python with torch, numpy, flatbuffers and tflite; without it .venv-bench is made]
+	@$(if $(PYTHON_TORCH),,$(MAKE) $(ENV_BENCH) || echo "going on without PyTorch" >&2)
+	@$(RUN) -m profiling.frameworks $(BENCH_BUNDLE) --pytorch $(or $(PYTHON_TORCH),$(VENV_BENCH)/bin/python) $(ARGS)
+
 lint: $(ENV) ## style, format and types
 	@$(RUN) -m ruff check --quiet .
 	@$(RUN) -m ruff format --check --quiet .
 	@$(RUN) -m mypy --no-error-summary
 
 clean: ## remove what make made here: environments, .work, caches
-	@rm -rf $(VENV) $(VENV214) .work build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV214) $(VENV_BENCH) .work build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

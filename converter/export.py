@@ -15,7 +15,7 @@ from ondevice.betti_numba.engine import first_betti
 from ondevice.compiled import default_cache
 from ondevice.dataset import open_dataset, probe_batches
 from ondevice.pipeline import PROBE_BATCHES
-from ondevice.probe import gram_matrices
+from ondevice.probe import squared_distances
 from ondevice.selection import select
 from signatures.autodiff import untrainable
 from signatures.build import bundle_model, train_model
@@ -43,6 +43,8 @@ from signatures.subset import subset_of
 from signatures.tflite_io import write_model
 
 REPLACE, KEEP = "replace", "keep"
+_NO_LIMIT = 1 << 50
+"""Bytes: on the host, probing may take what it takes."""
 _UNDECIDED_CLASSES = 2
 """Of a classifier where there was none, until the device knows how many the data have."""
 
@@ -156,13 +158,14 @@ def _probe(source: SourceNetwork, network: Graph, layers: tuple[Layer, ...], pla
     with tempfile.TemporaryDirectory() as workspace:
         dataset = open_dataset(plan.probe, image, Path(workspace), plan.seed)
         batches = min(PROBE_BATCHES, len(dataset.train) // plan.batch)
-        grams = gram_matrices(
+        distances = squared_distances(
             network,
             layers[:-1],
             probe_batches(dataset.train, plan.batch, batches, plan.seed),
             source.preprocessing,
             Path(workspace),
             plan.threads,
+            _NO_LIMIT,
         )
-    topology = first_betti(grams.reshape(-1, plan.batch, plan.batch), default_cache())
-    return topology.b1.reshape(grams.shape[:2])
+    topology = first_betti(distances.reshape(-1, plan.batch, plan.batch), default_cache())
+    return topology.b1.reshape(distances.shape[:2])

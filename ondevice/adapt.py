@@ -12,12 +12,15 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ondevice.compiled import default_cache
 from ondevice.events import Events
+from ondevice.outline import render as render_outline
 from ondevice.pipeline import RESULTS, Pipeline, Request
 from ondevice.probe import MIN_POINTS
 from ondevice.report import render
@@ -44,6 +47,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=_positive, default=32, help="images a step (default 32)")
     p.add_argument("--lr", type=float, help="peak learning rate (default 0.03 for sgd, 0.001 for adam)")
     p.add_argument("--optimizer", choices=tuple(DEFAULT_RATES), default="sgd")
+    p.add_argument("--mirror", action="store_true", help="mirror images left to right at random")
+    p.add_argument(
+        "--budget-mib", type=_positive, help="memory that the process may take; layers that do not fit are passed over"
+    )
+    p.add_argument("--time-budget", type=float, metavar="SECONDS", help="time that training may take, likewise")
+    p.add_argument(
+        "--replay",
+        choices=("float32", "float16"),
+        default="float32",
+        help="how results of the frozen part are kept on disk (default float32, exact)",
+    )
+    p.add_argument("--dry-run", action="store_true", help="probe, and print what would train and what it would cost")
     p.add_argument("--out", type=Path, default=Path("run"), help="run folder to create (default ./run)")
     p.add_argument("--force", action="store_true", help="replace the run that --out holds")
     p.add_argument("--seed", type=_natural, default=0, help="order of the images (default 0)")
@@ -59,11 +74,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _adapt(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        return _outline(options)
     request = _request(options)
     _prepare_run_folder(request.run, options.force)
     with _full_disk_told(request.run), Events(request.run / "events.jsonl") as events:
         report = Pipeline(request, events).run()
     print(json.dumps(report.document()) if options.json else render(report))
+    return 0
+
+
+def _outline(options: argparse.Namespace) -> int:
+    """A dry run works in a folder of its own beside nothing else, and leaves none."""
+    with tempfile.TemporaryDirectory(prefix="adabet-") as folder:
+        request = replace(_request(options), run=Path(folder))
+        with _full_disk_told(request.run), Events(request.run / "events.jsonl") as events:
+            outline = Pipeline(request, events).outline()
+    print(json.dumps(outline.document()) if options.json else render_outline(outline))
     return 0
 
 
@@ -94,6 +121,8 @@ def _request(options: argparse.Namespace) -> Request:
         raise UsageError(f"--lr must be a positive number that fits float32, got {rate:g}")
     if options.criterion == "betti" and options.batch < MIN_POINTS:
         raise UsageError(f"--batch must be at least {MIN_POINTS} for criterion betti: fewer images make no loop")
+    if options.time_budget is not None and not options.time_budget > 0:
+        raise UsageError(f"--time-budget must be a positive number of seconds, got {options.time_budget:g}")
     return Request(
         bundle=options.bundle,
         data=options.data,
@@ -107,6 +136,10 @@ def _request(options: argparse.Namespace) -> Request:
         optimizer=Optimizer(options.optimizer),
         seed=options.seed,
         threads=options.threads,
+        mirror=options.mirror,
+        replay=options.replay,
+        budget_bytes=None if options.budget_mib is None else options.budget_mib << 20,
+        budget_s=options.time_budget,
     )
 
 

@@ -1,4 +1,4 @@
-"""Compiled train files: the bundle's own where it fits, else one that is compiled here and kept in a cache."""
+"""Compiled train files, kept in a cache."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from signatures.build import train_model
 from signatures.catalogue import MODEL, Bundle, file_sha256
 from signatures.errors import CapabilityError
 from signatures.graph import Graph
-from signatures.optimizers import Optimizer
+from signatures.micro_batches import suffix_model
 from signatures.subset import Subset
 from signatures.tflite_io import write_model
 
-COMPILER_VERSION = 2
+COMPILER_VERSION = 3
 """Raise it when the compiler emits other graphs for the same request, so that cached files are made anew."""
 KEPT_FILES = 4
 """Compiled files that stay in the cache; each is as large as the network."""
@@ -23,7 +22,7 @@ KEPT_FILES = 4
 
 @dataclass(frozen=True)
 class TrainFile:
-    """A train file to invoke, and where it came from: bundle, cache or compiled."""
+    """A train file to invoke, and where it came from: cache or compiled."""
 
     path: Path
     source: str
@@ -35,27 +34,18 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "adabet"
 
 
-def train_file(
-    bundle: Bundle, network: Graph, subset: Subset, batch: int, optimizer: Optimizer, cache: Path
-) -> TrainFile:
-    """The file that trains exactly `subset` of `network` with this batch and optimizer.
-
-    `network` is the bundle's, or the bundle's with a new head; the bundle's train files serve only the former.
-    """
-    if network is bundle.network:
-        for entry in bundle.manifest.train:
-            if (entry.subset, entry.batch, entry.optimizer) == (subset.id, batch, optimizer.id):
-                return TrainFile(bundle.folder / entry.file, "bundle")
+def train_file(bundle: Bundle, suffix: Graph, subset: Subset, micro_batch: int, batch: int, cache: Path) -> TrainFile:
+    """The file that trains exactly `subset` of `suffix`, which is what lies behind a cut of the bundle's network."""
     (model,) = (entry for entry in bundle.manifest.files if entry.name == MODEL)
-    classes = network.outputs[0].shape[-1]
-    request = f"{COMPILER_VERSION} {model.sha256} {classes} {subset.id} {batch} {optimizer.id}"
+    classes = suffix.outputs[0].shape[-1]
+    request = f"{COMPILER_VERSION} {model.sha256} {classes} {subset.id} {micro_batch} {batch}"
     path = cache / f"train-{hashlib.sha256(request.encode()).hexdigest()[:24]}.tflite"
     if _is_intact(path):
         os.utime(path)
         return TrainFile(path, "cache")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        write_model(train_model(network, subset, batch, optimizer), path)
+        write_model(suffix_model(suffix, subset, micro_batch, batch), path)
         _digest_path(path).write_text(file_sha256(path))
         _prune(cache)
     except OSError as error:

@@ -24,12 +24,13 @@ __all__ = [
     "open_dataset",
     "open_source",
     "probe_batches",
+    "shuffled_batches",
     "to_input",
-    "training_batches",
 ]
 
 _DECODING = 1  # raise it when the same files would give other pixels: kept copies are then made anew
 _PROBE_STREAM = 1  # third word of the seed, apart from those of epochs and of the held-out split
+_MIRROR_STREAM = 2
 
 
 def open_dataset(
@@ -70,16 +71,17 @@ def _as_source(opened: Dataset | Source) -> Source:
     return packed_source(opened, resize_pixels) if isinstance(opened, Dataset) else opened
 
 
-def training_batches(
-    split: Split, batch: int, epoch: int, seed: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
-    """Images uint8 [batch, H, W, 3] and labels int32 [batch] of one epoch, shuffled by (seed, epoch).
+def shuffled_batches(
+    images: int, batch: int, epoch: int, seed: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Rows [batch] of one epoch, shuffled by (seed, epoch), and which of them to mirror: a coin for each.
 
-    Every image comes once, but for the len(split) % batch that an epoch leaves out.
+    Every image comes once, but for the images % batch that an epoch leaves out.
     """
-    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(split))
-    for first in range(0, len(order) - batch + 1, batch):
-        yield split.take(order[first : first + batch])
+    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(images)
+    coins = np.random.Generator(np.random.PCG64([seed, epoch, _MIRROR_STREAM])).random(images) < 0.5
+    for first in range(0, images - batch + 1, batch):
+        yield order[first : first + batch], coins[first : first + batch]
 
 
 def evaluation_batches(split: Split, batch: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32], int]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ondevice.evaluate import Evaluation
 from ondevice.meter import PhaseMemory
+from ondevice.planning import Cost
 from ondevice.selection import Selection, obstacle_note
 from ondevice.training import Epoch
 
@@ -36,6 +37,10 @@ class Settings:
     weight_decay: float
     seed: int
     threads: int
+    mirror: bool
+    replay: str
+    budget_bytes: int | None
+    budget_s: float | None
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,10 @@ class Report:
     classes: tuple[str, ...]
     selection: Selection
     topology: TopologyNote | None
+    plan: Cost
+    """What the training was predicted to take."""
     train_source: str
-    """bundle, cache or compiled: where the train signature came from."""
+    """cache or compiled: where the train file came from."""
     compile_seconds: float
     trained_parameters: int
     before: Evaluation
@@ -123,19 +130,31 @@ def render(report: Report) -> str:
     if note := obstacle_note([row.layer for row in report.selection.table], report.selection.obstacles):
         rows.append(note)
     rows.append("")
-    rows.append(f"{'phase':10} {'seconds':>8} {'peak MiB':>9} {'anonymous':>10} {'file':>6}")
+    plan = report.plan
+    predicted = {"prefix": plan.prefix_bytes, "train": plan.train_bytes, "evaluate": plan.evaluate_bytes}
+    rows.append(f"{'phase':10} {'seconds':>8} {'predicted':>10} {'peak MiB':>9} {'anonymous':>10} {'file':>6}")
     for phase in report.phases:
-        sizes = [f"{v / _MIB:.0f}" if v is not None else "?" for v in (phase.anonymous_bytes, phase.file_bytes)]
-        rows.append(
-            f"{phase.name:10} {phase.seconds:>8.1f} {phase.peak_bytes / _MIB:>9.0f} {sizes[0]:>10} {sizes[1]:>6}"
-        )
+        sizes = [_shown(size) for size in (phase.peak_bytes, phase.anonymous_bytes, phase.file_bytes)]
+        expected = _shown(predicted[phase.name]) if phase.name in predicted else ""
+        rows.append(f"{phase.name:10} {phase.seconds:>8.1f} {expected:>10} {sizes[0]:>9} {sizes[1]:>10} {sizes[2]:>6}")
+    if over := [row.layer for row in report.selection.table if row.over_budget]:
+        rows += ["", f"passed over, for they do not fit the budget: {', '.join(over)}"]
     losses = " → ".join(f"{epoch.loss:.3f}" for epoch in report.epochs)
     rows += [
         "",
-        f"train signature  {report.train_source} ({report.compile_seconds:.2f} s), "
-        f"{report.trained_parameters:,} parameters",
+        f"train file       {report.train_source} ({report.compile_seconds:.2f} s), "
+        f"{report.trained_parameters:,} parameters, {_micro_batches(report)}",
         f"loss by epoch    {losses}",
         f"test accuracy    {report.before.accuracy:.1%} → {report.after.accuracy:.1%} ({report.after.images} images)",
         f"adapted model    {report.adapted}",
     ]
     return "\n".join(rows)
+
+
+def _shown(size: int | None) -> str:
+    return "?" if size is None else f"{size / _MIB:.0f}"
+
+
+def _micro_batches(report: Report) -> str:
+    count, size = report.settings.batch // report.plan.micro_batch, report.plan.micro_batch
+    return f"batches of {report.settings.batch} in {count} × {size}"

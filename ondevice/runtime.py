@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.metadata
+import mmap
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from signatures.errors import CapabilityError, InputError
-from signatures.graph import Array, Signature
+from signatures.graph import Array, Tensor
 from signatures.tflite_io import read_model
 
 _RUNTIMES = (
@@ -45,6 +48,14 @@ def _version(distribution: str) -> str:
         return "of unknown version"
 
 
+@dataclass(frozen=True)
+class _Arguments:
+    """What a signature takes and gives, without its graph."""
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
 class LoadedModel:
     """A model file in an interpreter: call its signatures by name. Its memory comes back when the object is deleted.
 
@@ -53,16 +64,23 @@ class LoadedModel:
 
     def __init__(self, path: Path, threads: int) -> None:
         model = read_model(path)
-        self._signatures = {signature.name: signature for signature in model.signatures}
+        self._signatures = {s.name: _Arguments(dict(s.inputs), dict(s.outputs)) for s in model.signatures}
         self._path = path
         _, module = interpreter_module()
         messages: list[str] = []
         try:
             with _native_messages() as messages:
                 self._interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+                if len(model.graphs) == 1:  # else each signature prepares its own graph when it is called
+                    self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise InputError(f"the interpreter refuses {path}: {error} {''.join(messages)}".strip()) from None
         self._runners: dict[str, Any] = {}
+        _drop_mapped_pages(path)
+
+    def inputs(self, name: str) -> Mapping[str, tuple[int, ...]]:
+        """Argument names of signature `name` and their shapes. InputError if the file has no such signature."""
+        return {key: tensor.shape for key, tensor in self._signature(name).inputs.items()}
 
     def results(self, name: str) -> Mapping[str, tuple[int, ...]]:
         """Result names of signature `name` and their shapes. InputError if the file has no such signature."""
@@ -94,10 +112,30 @@ class LoadedModel:
         self._runners[name] = runner
         return results
 
-    def _signature(self, name: str) -> Signature:
+    def _signature(self, name: str) -> _Arguments:
         if name not in self._signatures:
             raise InputError(f"{self._path} has no signature {name!r} (it has: {', '.join(self._signatures)})")
         return self._signatures[name]
+
+
+def _drop_mapped_pages(path: Path) -> None:
+    """Give back the pages of a mapped file: kernels have packed copies of most weights once they are prepared, and what
+    is read again comes from the page cache. Nothing where the system has no such maps.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    name = os.path.realpath(path)
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is None:
+        return
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for line in maps:  # address range, rights, offset, device, inode, path (proc(5))
+        addresses, _, _, _, _, *rest = line.split(maxsplit=5)
+        if rest == [name]:
+            first, last = (int(address, 16) for address in addresses.split("-"))
+            madvise(first, last - first, mmap.MADV_DONTNEED)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,6 +15,9 @@ from signatures.layers import Layer
 
 CRITERIA = ("betti", "head")
 """betti: the layers with the largest b1/|a| and the head; head: the head alone, the baseline."""
+
+Fits = Callable[[Sequence[str]], bool]
+"""Whether the named layers, and the head with them, can train within the budget."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Ranked:
     picked: bool
     obstacle: str | None = None
     """Why the layer cannot train; None if it can."""
+    over_budget: bool = False
+    """Whether the layer would have been picked, had it fitted the budget together with better ones."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def select(
     criterion: str,
     rho: float,
     obstacles: Mapping[str, str] = MappingProxyType({}),
+    fits: Fits = lambda names: True,
 ) -> Selection:
     """Pick layers.
 
@@ -88,10 +94,11 @@ def select(
             counts[layer.name] = tuple(int(value) for value in column)
             scores[layer.name] = float(column.mean()) / layer.activation_size
     best: list[str] = []
+    over: list[str] = []
     if criterion == "betti":
         able = [layer for layer in body if layer.name not in obstacles]
         order = sorted(able, key=lambda layer: -scores[layer.name])  # stable: ties keep model order
-        best = [layer.name for layer in order[: pick_count(rho, len(layers))]]
+        best, over = _fitting([layer.name for layer in order], pick_count(rho, len(layers)), fits)
     elif criterion != "head":
         raise UsageError(f"criterion {criterion!r} is not known ({', '.join(CRITERIA)})")
     table = tuple(
@@ -103,10 +110,24 @@ def select(
             score=scores.get(layer.name),
             picked=layer is head or layer.name in best,
             obstacle=obstacles.get(layer.name),
+            over_budget=layer.name in over,
         )
         for layer in layers
     )
     return Selection(criterion, rho, table)
+
+
+def _fitting(order: Sequence[str], count: int, fits: Fits) -> tuple[list[str], list[str]]:
+    """The first `count` of `order` that fit together, and those that were passed over on the way."""
+    if fits(order[:count]):  # nearly always
+        return list(order[:count]), []
+    best: list[str] = []
+    over: list[str] = []
+    for name in order:
+        if len(best) == count:
+            break
+        (best if fits([*best, name]) else over).append(name)
+    return best, over
 
 
 def obstacle_note(layers: Sequence[str], obstacles: Mapping[str, str]) -> str:

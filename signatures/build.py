@@ -16,7 +16,7 @@ from signatures.losses import softmax_cross_entropy
 from signatures.optimizers import Optimizer
 from signatures.overwrites import without_overwrites
 from signatures.passes import dynamic_products, without_dead_ops
-from signatures.replay import Slot, by_image, replay
+from signatures.replay import Replayed, Slot, replay
 from signatures.subset import Parameter, Subset
 from signatures.variables import emit_step, get_weights, initial_values, read_weights, set_weights
 
@@ -41,24 +41,30 @@ def gram(network: Graph, layers: Sequence[Layer], batch: int) -> Signature:
 
     Without centring, float32 loses the distances of clouds far from the origin; FULLY_CONNECTED(a, a) is exact to
     2e-6 where BATCH_MATMUL sums a million products in one float32 (FACTS §4). Each matrix is made as soon as its
-    activation is there, so the graph needs no more memory than inference and one centred copy.
+    activation is there.
     """
-    forward, x = _start("gram", network, batch)
-    values = replay(forward, network, [x], batch).values
-    wanted = {(value := values[network.ops[layer.op].output]).tensor: (layer.name, value) for layer in layers}
-    b = GraphBuilder("gram")
-    outputs = {}
-    for op in forward.ops:
+    b, x = _start("gram", network, batch)
+    _, matrices = _replayed_grams(b, network, [x], batch, [network.ops[layer.op].output for layer in layers])
+    outputs = dict(zip((layer.name for layer in layers), matrices, strict=True))
+    graph = without_dead_ops(b.graph(matrices))
+    return Signature("gram", lowered(graph), {"x": x}, outputs)
+
+
+def _replayed_grams(
+    b: GraphBuilder, network: Graph, xs: Sequence[Tensor], batch: int, probed: Sequence[Tensor]
+) -> tuple[Replayed, list[Tensor]]:
+    """Emit `network` and, right after each value of `probed`, its Gram matrix; these in the order of `probed`."""
+    replayed = replay(b, network, xs, batch)
+    waiting = {replayed.values[tensor].tensor: tensor for tensor in probed}
+    forward, b.ops = b.ops, []
+    matrices = {}
+    for op in forward:
         b.ops.append(op)
-        for activation in op.outputs:
-            if activation in wanted:
-                name, value = wanted[activation]
-                rows = by_image(b, value, batch)
-                rows = b.sub(rows, b.mean(rows, [0], keep=True), f"{name}/centred")
-                outputs[name] = b.fully_connected(rows, rows, name=f"{name}/gram")
-    ordered = {layer.name: outputs[layer.name] for layer in layers}
-    graph = without_dead_ops(Graph("gram", tuple(b.ops), (x,), tuple(ordered.values())))
-    return Signature("gram", lowered(graph), {"x": x}, ordered)
+        for tensor in (waiting[made] for made in op.outputs if made in waiting):
+            rows = replayed.by_image(b, tensor)
+            rows = b.sub(rows, b.mean(rows, [0], keep=True), f"{tensor.name}/centred")
+            matrices[tensor] = b.fully_connected(rows, rows, name=f"{tensor.name}/gram")
+    return replayed, [matrices[tensor] for tensor in probed]
 
 
 def lowered(graph: Graph) -> Graph:
@@ -66,9 +72,19 @@ def lowered(graph: Graph) -> Graph:
     return without_overwrites(dynamic_products(graph))
 
 
-def probe_model(network: Graph, layers: Sequence[Layer], batch: int) -> Model:
-    """A model with the one signature `gram`."""
-    return _model([gram(network, layers, batch)])
+def probe_model(part: Graph, probed: Sequence[Tensor], kept: Sequence[Tensor], batch: int) -> Model:
+    """A model with the one signature `gram`, of a part of a network, for `batch` images.
+
+    gram(x0, x1 …) → gram0 …, the Gram matrices [batch, batch] of `probed`, as `gram` has them; y0 …, `kept`, each as
+    [batch, elements of one image]. x0 … are the part's inputs, the images one behind the other along the first axis.
+    """
+    b = GraphBuilder("gram")
+    xs = [b.input(f"x{i}", (batch * t.shape[0], *t.shape[1:])) for i, t in enumerate(part.inputs)]
+    replayed, matrices = _replayed_grams(b, part, xs, batch, probed)
+    outputs = {f"gram{i}": matrix for i, matrix in enumerate(matrices)}
+    outputs |= {f"y{i}": replayed.by_image(b, tensor) for i, tensor in enumerate(kept)}
+    graph = lowered(b.graph(list(outputs.values())))
+    return _model([Signature("gram", graph, {f"x{i}": x for i, x in enumerate(xs)}, outputs)])
 
 
 def inference_model(network: Graph, batch: int = 1) -> Model:

@@ -7,11 +7,11 @@ op that does not depend on a trained layer comes first; residuals that cross cou
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from signatures.graph import Graph, Op, Tensor
-from signatures.layers import find_layers
+from signatures.layers import op_macs
 from signatures.passes import without_dead_ops
 
 MACS_PER_BYTE = 100
@@ -37,23 +37,33 @@ def cut_before(network: Graph, names: Collection[str]) -> Cut:
     """Cut `network`, in which every op is needed, somewhere before the layers called `names`."""
     frozen, trained = _parted(network.ops, names)
     order = [*frozen, *trained]
-    last_use = {tensor: i for i, op in enumerate(order) for tensor in op.inputs if tensor is not None}
-    last_use.update(dict.fromkeys(network.outputs, len(order)))
-    macs = {network.ops[layer.op]: layer.macs for layer in find_layers(network)}
 
     (source,) = network.inputs
-    crossing = {source}
-    again = sum(macs.get(op, op.outputs[0].size) for op in frozen)
+    again = sum(map(_work, frozen))
     best: tuple[Tensor, ...] = (source,)
-    least, position = _cost(crossing, source, again), 0
-    for i, op in enumerate(frozen):
-        crossing.update(op.outputs)
-        crossing = {tensor for tensor in crossing if last_use.get(tensor, -1) > i}
-        again -= macs.get(op, op.outputs[0].size)
-        if (cost := _cost(crossing, source, again)) < least:
+    least, position = _cost(best, source, again), 0
+    for i, (op, crossing) in enumerate(zip(frozen, crossings(order, network.inputs, network.outputs), strict=False)):
+        again -= _work(op)
+        if can_cross(crossing) and (cost := _cost(crossing, source, again)) < least:
             best, least, position = tuple(sorted(crossing, key=lambda t: t.name)), cost, i + 1
     prefix = without_dead_ops(Graph("prefix", tuple(order[:position]), network.inputs, best))
     return Cut(prefix, Graph("suffix", tuple(order[position:]), best, network.outputs))
+
+
+def crossings(order: Sequence[Op], inputs: Collection[Tensor], outputs: Collection[Tensor]) -> Iterator[set[Tensor]]:
+    """What is read, or is an output, after each op of an execution order; constants left out."""
+    last_use = {tensor: i for i, op in enumerate(order) for tensor in op.inputs if tensor is not None}
+    last_use.update(dict.fromkeys(outputs, len(order)))
+    crossing = set(inputs)
+    for i, op in enumerate(order):
+        crossing.update(op.outputs)
+        crossing = {tensor for tensor in crossing if last_use.get(tensor, -1) > i}
+        yield crossing
+
+
+def can_cross(crossing: Collection[Tensor]) -> bool:
+    """Whether values can be kept as rows of float32, one an image."""
+    return all(tensor.dtype == "float32" and tensor.shape for tensor in crossing)
 
 
 def _parted(ops: Sequence[Op], names: Collection[str]) -> tuple[list[Op], list[Op]]:
@@ -68,6 +78,11 @@ def _parted(ops: Sequence[Op], names: Collection[str]) -> tuple[list[Op], list[O
         else:
             frozen.append(op)
     return frozen, trained
+
+
+def _work(op: Op) -> int:
+    """Multiply-adds of one op for one image; what is no product counts one for each value that it makes."""
+    return op_macs(op) or op.outputs[0].size
 
 
 def _cost(crossing: Collection[Tensor], source: Tensor, again: int) -> int:

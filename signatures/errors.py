@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -49,14 +50,29 @@ class CapabilityError(AdabetError):
     exit_code = 7
 
 
+CLOSED_PIPE = 141
+"""Exit code where what reads our output has closed it: what a shell shows of a program that SIGPIPE ended."""
+
+
 def exit_code_of(command: Callable[[], int]) -> int:
     """Run a command and return its exit code; what goes wrong is told on stderr, in one line unless it is our bug."""
     try:
-        return command()
-    except AdabetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception:
-        traceback.print_exc()
-        print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
-        return AdabetError.exit_code
+        try:
+            return command()
+        except AdabetError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except BrokenPipeError:
+            raise
+        except Exception:
+            traceback.print_exc()
+            print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
+            return AdabetError.exit_code
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes both once more when it ends, and would tell of what it cannot write.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        return CLOSED_PIPE

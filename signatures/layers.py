@@ -86,17 +86,18 @@ def _layer(index: int, op: Op, slot: int) -> Layer:
         bias_slot=bias_slot if has_bias else None,
         bias_shape=bias.shape if bias is not None and has_bias else None,
         activation_size=y.size,
-        macs=_macs(op, slot),
+        macs=op_macs(op),
     )
 
 
-def _macs(op: Op, slot: int) -> int:
-    weight, y = op.input(slot), op.output
+def op_macs(op: Op) -> int:
+    """Multiply-adds of one op; 0 for everything that is no convolution or matrix product."""
+    if op.kind not in _KINDS:
+        return 0
     if op.kind == "TRANSPOSE_CONV":  # each input value meets every tap and output channel
-        return op.input(2).size * math.prod(weight.shape[:3])
+        return op.input(2).size * math.prod(op.input(1).shape[:3])
     if op.kind == "BATCH_MATMUL":
-        inner = weight.shape[-1 if op.options.flag("AdjY") == (slot == 1) else -2]
-        return y.size * inner
+        return op.output.size * op.input(0).shape[-2 if op.options.flag("AdjX") else -1]
     # Products per output element: the filter without its output channels.
-    reach = math.prod(weight.shape[1:3]) if op.kind == "DEPTHWISE_CONV_2D" else math.prod(weight.shape[1:])
-    return y.size * reach
+    reach = op.input(1).shape[1:3] if op.kind == "DEPTHWISE_CONV_2D" else op.input(1).shape[1:]
+    return op.output.size * math.prod(reach)

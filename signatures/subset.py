@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from signatures.errors import InputError
+from signatures.graph import Array, Graph
 from signatures.layers import Layer
 
 
@@ -59,3 +60,9 @@ def subset_of(layers: Sequence[Layer], names: Iterable[str]) -> Subset:
     if unknown or not chosen:
         raise InputError(f"cannot train {sorted(unknown) or 'nothing'}: the network's layers have other names")
     return Subset(tuple(layer for layer in layers if layer.name in chosen))
+
+
+def values_of(graph: Graph, subset: Subset) -> dict[str, Array]:
+    """The trainable tensors as they stand in `graph`, whose layers `subset` has: views, by name."""
+    values = {p.name: graph.ops[p.slot[0]].input(p.slot[1]).data for p in subset.parameters()}
+    return {name: value for name, value in values.items() if value is not None}

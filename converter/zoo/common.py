@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +75,35 @@ def inverted_residual(inputs: Any, block: InvertedResidual, conv: Callable[..., 
     if channels_in == block.channels and block.stride == 1:
         return keras.layers.Add(name=f"{name}_add")([inputs, x])
     return x
+
+
+class Names(NamedTuple):
+    """What a convolution, its BatchNorm and its activation are called."""
+
+    conv: str
+    norm: str
+    relu: str
+
+
+def inverted_residual_network(
+    name: str,
+    image: int,
+    classes: int,
+    conv: Callable[..., Any],
+    first: Names,
+    blocks: Iterable[InvertedResidual],
+    last: Names,
+) -> Any:
+    """Build MobileNetV2 or EfficientNet-Lite: `blocks` between two more convolutions, then the head."""
+    inputs = keras.Input((image, image, 3))
+    x = conv(inputs, first.conv, first.norm, 32, kernel=3, stride=2)
+    x = keras.layers.ReLU(6.0, name=first.relu)(x)
+    for block in blocks:
+        x = inverted_residual(x, block, conv)
+    x = conv(x, last.conv, last.norm, 1280)
+    x = keras.layers.ReLU(6.0, name=last.relu)(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, classifier(x, classes), name=name)
 
 
 def classifier(features: Any, classes: int) -> Any:

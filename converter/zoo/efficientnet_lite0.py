@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import keras
-
 from converter.weights import Convention, PackagedFile, WeightSources
 from converter.zoo import ZooEntry
 from converter.zoo.common import (
@@ -20,15 +18,13 @@ from converter.zoo.common import (
     HEAD,
     MIN_IMAGE,
     InvertedResidual,
-    classifier,
+    Names,
     conv_norm,
-    inverted_residual,
+    inverted_residual_network,
     own_tensors,
 )
 from signatures.catalogue import Preprocessing
 
-STEM_CHANNELS = 32
-LAST_CHANNELS = 1280
 EPSILON = 1e-3
 
 PIXELS = Preprocessing(scale=(1 / 128,) * 3, offset=(-127 / 128,) * 3)
@@ -52,20 +48,11 @@ def blocks() -> Iterator[InvertedResidual]:
             index += 1
 
 
-_conv = partial(conv_norm, both_sides=False, epsilon=EPSILON)
-
-
 def build(convention: Convention, image: int, classes: int) -> Any:
     """Return the Keras model: input [None, image, image, 3], output logits [None, classes], the head zero."""
-    inputs = keras.Input((image, image, 3))
-    x = _conv(inputs, "stem", "stem_bn", STEM_CHANNELS, kernel=3, stride=2)
-    x = keras.layers.ReLU(6.0, name="stem_relu")(x)
-    for block in blocks():
-        x = inverted_residual(x, block, _conv)
-    x = _conv(x, "last", "last_bn", LAST_CHANNELS)
-    x = keras.layers.ReLU(6.0, name="last_relu")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, classifier(x, classes), name="efficientnet_lite0")
+    conv = partial(conv_norm, both_sides=False, epsilon=EPSILON)
+    first, last = Names("stem", "stem_bn", "stem_relu"), Names("last", "last_bn", "last_relu")
+    return inverted_residual_network("efficientnet_lite0", image, classes, conv, first, blocks(), last)
 
 
 def _torch_modules() -> dict[str, str]:

@@ -24,13 +24,11 @@ from converter.zoo.common import (
     HEAD,
     MIN_IMAGE,
     InvertedResidual,
-    classifier,
+    Names,
     conv_norm,
-    inverted_residual,
+    inverted_residual_network,
 )
 
-STEM_CHANNELS = 32
-LAST_CHANNELS = 1280
 KERAS_IMAGES = (224, 192, 160, 128, 96)
 """Keras publishes weights trained at these sizes; at any other, those for the first."""
 
@@ -58,15 +56,8 @@ def blocks() -> Iterator[InvertedResidual]:
 def build(convention: Convention, image: int, classes: int) -> Any:
     """Return the Keras model: input [None, image, image, 3], output logits [None, classes], the head zero."""
     conv = partial(conv_norm, both_sides=convention == "torch", epsilon=EPSILON[convention])
-    inputs = keras.Input((image, image, 3))
-    x = conv(inputs, "Conv1", "bn_Conv1", STEM_CHANNELS, kernel=3, stride=2)
-    x = keras.layers.ReLU(6.0, name="Conv1_relu")(x)
-    for block in blocks():
-        x = inverted_residual(x, block, conv)
-    x = conv(x, "Conv_1", "Conv_1_bn", LAST_CHANNELS)
-    x = keras.layers.ReLU(6.0, name="out_relu")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, classifier(x, classes), name="mobilenetv2")
+    first, last = Names("Conv1", "bn_Conv1", "Conv1_relu"), Names("Conv_1", "Conv_1_bn", "out_relu")
+    return inverted_residual_network("mobilenetv2", image, classes, conv, first, blocks(), last)
 
 
 def _torch_modules() -> dict[str, str]:

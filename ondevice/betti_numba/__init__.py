@@ -1,4 +1,4 @@
-"""First Betti numbers of small point clouds, exactly, from their Gram matrices.
+"""First Betti numbers of small point clouds, exactly, from their distances.
 
 The number wanted is AdaBet's (arXiv 2510.03101): how many bars of H1 in the full Vietoris–Rips persistence of
 n points have death > birth. It depends only on the order of the pairwise distances, and it has a closed form,
@@ -16,6 +16,6 @@ diameter r restricted to them. A triangle with one longest edge removes that edg
 A triangle with two or three gives a relation among them: T. Merges add up to n − 1. Distance 0 is a length
 like any other, so duplicate points need no case of their own.
 
-Files: ``geometry`` (Gram → squared distances), ``numpy_path`` and ``kernels`` (the formula in NumPy and in
-Numba), ``__main__`` (the worker process, the only one that ever loads Numba), ``engine`` (what to call).
+Files: ``geometry`` (Gram matrices → squared distances, checks), ``numpy_path`` and ``kernels`` (the formula in NumPy
+and in Numba), ``__main__`` (the worker process, the only one that ever loads Numba), ``engine`` (what to call).
 """

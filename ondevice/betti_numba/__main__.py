@@ -1,7 +1,7 @@
-"""The worker process: ``python -m ondevice.betti_numba GRAMS.npy B1.npy``, the only process that loads Numba.
+"""The worker process: ``python -m ondevice.betti_numba DISTANCES.npy B1.npy``, the only process that loads Numba.
 
-It reads a stack of Gram matrices (float32 or float64 [k, n, n]), writes its first Betti numbers (int64 [k]) and
-prints one JSON object: ``seconds`` in the kernel alone, and ``peak_bytes``, the peak resident memory of this
+It reads a stack of matrices of squared distances (float64 [k, n, n]), writes their first Betti numbers (int64 [k])
+and prints one JSON object: ``seconds`` in the kernel alone, and ``peak_bytes``, the peak resident memory of this
 process (null where the kernel does not tell). Exit codes are those of ``signatures.errors``.
 """
 
@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ondevice.betti_numba.geometry import squared_distances
+from ondevice.betti_numba.geometry import checked
 from signatures.errors import AdabetError, CapabilityError, InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the worker on ``argv`` and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ondevice.betti_numba", description="b1 of Gram matrices.")
-    parser.add_argument("grams", type=Path, help=".npy, float32 or float64 [k, n, n]")
+    parser = argparse.ArgumentParser(prog="python -m ondevice.betti_numba", description="b1 of distance matrices.")
+    parser.add_argument("distances", type=Path, help=".npy, float64 [k, n, n], squared")
     parser.add_argument("b1", type=Path, help=".npy to write, int64 [k]")
     arguments = parser.parse_args(argv)
     try:
-        d2 = squared_distances(_read(arguments.grams))
+        d2 = checked(_read(arguments.distances))
         betti_numbers = _load_kernels()
         start = time.perf_counter()
         b1 = betti_numbers(d2)

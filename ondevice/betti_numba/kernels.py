@@ -137,7 +137,7 @@ def betti_numbers(d2: NDArray[np.float64]) -> NDArray[np.int64]:
     """First Betti numbers by b1 = |E(RNG)| − n + 1 − rank_F2(T), see the package's docstring.
 
     Args:
-        d2: float64 [k, n, n], C order, as ``geometry.squared_distances`` returns it; it may be read-only.
+        d2: float64 [k, n, n], C order, as ``geometry.checked`` returns it; it may be read-only.
 
     Returns:
         int64 [k].

@@ -10,7 +10,7 @@ def betti_numbers(d2: NDArray[np.float64]) -> NDArray[np.int64]:
     """First Betti numbers by b1 = |E(RNG)| − n + 1 − rank_F2(T), see the package's docstring.
 
     Args:
-        d2: float64 [k, n, n], as ``geometry.squared_distances`` returns it; distances serve as well.
+        d2: float64 [k, n, n], as ``geometry.checked`` returns it; distances serve as well.
 
     Returns:
         int64 [k].

@@ -16,7 +16,7 @@ import numpy as np
 from signatures.builder import GraphBuilder
 from signatures.gradients.dense import weight_gradient
 from signatures.gradients.registry import Gradients, gradient
-from signatures.graph import Array, Op, Tensor
+from signatures.graph import Array, Op, Options, Tensor
 from signatures.shapes import window_padding
 
 
@@ -69,16 +69,45 @@ def spread(b: GraphBuilder, dy: Tensor, window: Window, target: tuple[int, ...])
 
 def taps(b: GraphBuilder, x: Tensor, window: Window, rows: int, columns: int) -> list[Tensor]:
     """For each filter tap, row by row, the input pixels that it met: [n, rows, columns, channels] each."""
-    n, _, _, channels = x.shape
-    padded = b.pad(x, [(0, 0), *zip(window.before, window.after, strict=True), (0, 0)])
+    places = [
+        (i * window.dilation[0], j * window.dilation[1]) for i in range(window.size[0]) for j in range(window.size[1])
+    ]
+    padding = [(0, 0), *zip(window.before, window.after, strict=True), (0, 0)]
+    if window.stride[0] == window.stride[1] > 1:
+        return _taps_by_phase(b, x, window, padding, places, rows, columns)
+    padded = b.pad(x, padding)
+    n, channels = x.shape[0], x.shape[3]
     slices = []
-    for i in range(window.size[0]):
-        for j in range(window.size[1]):
-            top, left = i * window.dilation[0], j * window.dilation[1]
-            bottom = top + (rows - 1) * window.stride[0] + 1
-            right = left + (columns - 1) * window.stride[1] + 1
-            ends, steps = (n, bottom, right, channels), (1, *window.stride, 1)
-            slices.append(b.strided_slice(padded, (0, top, left, 0), ends, steps))
+    for top, left in places:
+        ends = n, top + (rows - 1) * window.stride[0] + 1, left + (columns - 1) * window.stride[1] + 1, channels
+        slices.append(b.strided_slice(padded, (0, top, left, 0), ends, (1, *window.stride, 1)))
+    return slices
+
+
+def _taps_by_phase(
+    b: GraphBuilder,
+    x: Tensor,
+    window: Window,
+    padding: Sequence[tuple[int, int]],
+    places: Sequence[tuple[int, int]],
+    rows: int,
+    columns: int,
+) -> list[Tensor]:
+    """Taps of a convolution that steps over pixels. Every s-th pixel is what slices are slow at: the s² phases of the
+    pixels become channels, side by side, and each tap is a dense part of one.
+    """
+    s, channels = window.stride[0], x.shape[3]
+    reach = [max(place[i] // s for place in places) + side for i, side in ((0, rows), (1, columns))]
+    sides = [max(reach[i], -(-(x.shape[1 + i] + sum(padding[1 + i])) // s)) * s for i in (0, 1)]
+    pairs = [(padding[1 + i][0], sides[i] - x.shape[1 + i] - padding[1 + i][0]) for i in (0, 1)]
+    padded = b.pad(x, [(0, 0), *pairs, (0, 0)])
+    phases = b.emit("SPACE_TO_DEPTH", (padded,), Options("SpaceToDepthOptions", {"BlockSize": s}), "phases")
+    slices = []
+    for top, left in places:
+        phase = (top % s * s + left % s) * channels
+        begins = 0, top // s, left // s, phase
+        ends = x.shape[0], top // s + rows, left // s + columns, phase + channels
+        slices.append(b.strided_slice(phases, begins, ends, (1, 1, 1, 1)))
     return slices
 
 

@@ -15,8 +15,6 @@ from PIL import Image
 
 tf = pytest.importorskip("tensorflow")
 
-from ai_edge_litert.interpreter import Interpreter  # noqa: E402
-
 from converter import keras_tensors, quiet, to_tflite, zoo  # noqa: E402
 from converter.network import SourceNetwork  # noqa: E402
 from converter.weights import Convention, WeightSet  # noqa: E402
@@ -25,23 +23,12 @@ from signatures.build import inference_model  # noqa: E402
 from signatures.errors import AdabetError, InputError, UsageError  # noqa: E402
 from signatures.layers import find_layers  # noqa: E402
 from signatures.tflite_io import model_bytes  # noqa: E402
+from tests.oracles.plain_interpreter import logits  # noqa: E402
 
 SHARED = Path(__file__).parents[3] / "shared"
 NPZ = SHARED / "weights" / "mobilenet_v2_torchvision_imagenet.npz"
 PHOTOGRAPHS = SHARED / "data" / "imagenet1k_samples"
 FLOAT32 = NDArray[np.float32]
-
-
-def logits(tflite: bytes, inputs: FLOAT32) -> FLOAT32:
-    interpreter = Interpreter(model_content=tflite, num_threads=2)
-    interpreter.allocate_tensors()
-    (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    found = []
-    for x in inputs:
-        interpreter.set_tensor(source["index"], x[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(result["index"])[0].copy())
-    return np.stack(found)
 
 
 def inputs_of(image: int, count: int = 2) -> FLOAT32:

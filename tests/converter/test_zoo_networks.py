@@ -23,8 +23,6 @@ from PIL import Image
 tf = pytest.importorskip("tensorflow")
 keras = tf.keras
 
-from ai_edge_litert.interpreter import Interpreter  # noqa: E402
-
 from converter import keras_tensors, to_tflite, zoo  # noqa: E402
 from converter.weights import Convention, WeightSet, read_weights  # noqa: E402
 from converter.zoo import ZooEntry, common, vit_b16  # noqa: E402
@@ -33,6 +31,7 @@ from signatures.catalogue import Preprocessing  # noqa: E402
 from signatures.errors import AdabetError, CapabilityError, InputError, UsageError  # noqa: E402
 from signatures.layers import find_layers  # noqa: E402
 from signatures.tflite_io import model_bytes  # noqa: E402
+from tests.oracles.plain_interpreter import logits  # noqa: E402
 from tests.oracles.schema_view import operator_codes  # noqa: E402
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -123,18 +122,6 @@ def prepared(pixels: FLOAT32, preprocessing: Preprocessing) -> FLOAT32:
     return pixels * np.float32(preprocessing.scale) + np.float32(preprocessing.offset)
 
 
-def run(tflite: bytes, inputs: FLOAT32) -> FLOAT32:
-    interpreter = Interpreter(model_content=tflite, num_threads=2)
-    interpreter.allocate_tensors()
-    (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    found = []
-    for x in inputs:
-        interpreter.set_tensor(source["index"], x[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(result["index"])[0].copy())
-    return np.stack(found)
-
-
 def assert_same(got: FLOAT32, expected: FLOAT32, tolerance: float = 1e-4) -> None:
     assert got.shape == expected.shape
     assert expected.std(axis=0).max() > 0.1, "values that are all the same would show nothing"
@@ -147,7 +134,7 @@ def assert_same(got: FLOAT32, expected: FLOAT32, tolerance: float = 1e-4) -> Non
 def test_the_graph_is_the_keras_model(name: str, model: Any) -> None:
     flatbuffer, layers = to_tflite.to_tflite(model)
     x = prepared(pixels_of(IMAGE), entry_of(name).preprocessing["torch"])
-    assert_same(run(flatbuffer, x), model(x, training=False).numpy())
+    assert_same(logits(flatbuffer, x), model(x, training=False).numpy())
     assert operator_codes(flatbuffer) == EXPECTED[name].ops
     in_keras = [layer for layer in model.layers if isinstance(layer, keras_tensors.WEIGHT_LAYERS)]
     assert sorted(layer.name for layer in layers) == sorted(layer.name for layer in in_keras)
@@ -208,7 +195,7 @@ def test_layers_are_found_by_their_values() -> None:
     flatbuffer, layers = to_tflite.to_tflite(model)
     assert [layer.name for layer in layers] == ["a", "b", "c", "head"]
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
-    assert_same(run(flatbuffer, x), model(x).numpy())
+    assert_same(logits(flatbuffer, x), model(x).numpy())
     weight_layers = [model.get_layer(layer.name) for layer in layers]
     filters = [filter_.copy() for filter_, _ in to_tflite._weight_op_constants(bytearray(flatbuffer))]
     assert to_tflite.match(weight_layers, layers, [filters[2], filters[0], filters[3], filters[1]]) == [2, 0, 3, 1]
@@ -401,7 +388,7 @@ def test_published_vgg_sees_what_keras_sees() -> None:
     features = keras.Model(ours.input, ours.get_layer(entry.head).input)
     expected = theirs(keras.applications.vgg16.preprocess_input(pixels.copy())).numpy()
     assert_same(features(prepared(pixels, network.preprocessing)).numpy(), expected)
-    assert not run(model_bytes(inference_model(network.graph)), prepared(pixels, network.preprocessing)).any()
+    assert not logits(model_bytes(inference_model(network.graph)), prepared(pixels, network.preprocessing)).any()
 
 
 @pytest.mark.skipif(importlib.util.find_spec(LITE_PACKAGE) is None, reason=f"{LITE_PACKAGE} is not installed")
@@ -409,5 +396,5 @@ def test_published_vgg_sees_what_keras_sees() -> None:
 def test_lite0_recognises_at_least_210_of_250_photographs() -> None:
     network = zoo.load("efficientnet_lite0", "imagenet", 224)
     classes, pixels = photographs()
-    best = run(model_bytes(inference_model(network.graph)), prepared(pixels, network.preprocessing)).argmax(axis=1)
+    best = logits(model_bytes(inference_model(network.graph)), prepared(pixels, network.preprocessing)).argmax(axis=1)
     assert (best == classes).sum() >= 210

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ondevice.dataset import Split, open_dataset, to_input, training_batches
+from ondevice.dataset import Split, open_dataset, shuffled_batches, to_input
 from signatures.build import train_model
 from signatures.catalogue import read_bundle
 from signatures.optimizers import Optimizer
@@ -62,10 +62,10 @@ def test_ten_steps_equal_tensorflow(
     if trained == "all layers":
         split = Split(blotches(len(split), IMAGE), split.labels)
     rate = np.array(RATE, np.float32)
-    shuffled = [b for epoch in range(2) for b in training_batches(split, BATCH, epoch, 0)][:STEPS]
+    shuffled = [split.take(rows) for epoch in range(2) for rows, _ in shuffled_batches(len(split), BATCH, epoch, 0)]
     inputs = [
         {"x": to_input(images, bundle.manifest.preprocessing), "y": labels, "learning_rate": rate}
-        for images, labels in shuffled
+        for images, labels in shuffled[:STEPS]
     ]
     assert len(inputs) == STEPS
     model = train_model(bundle.network, subset, BATCH, Optimizer())

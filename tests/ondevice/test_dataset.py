@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ondevice.dataset import Split, evaluation_batches, open_dataset, probe_batches, to_input, training_batches
+from ondevice.dataset import Split, evaluation_batches, open_dataset, probe_batches, shuffled_batches, to_input
 from ondevice.packed import read_packed
 from signatures.catalogue import Preprocessing
 from signatures.errors import AdabetError, CapabilityError, InputError
@@ -206,26 +206,34 @@ def rows_of(images: np.ndarray) -> list[int]:
 
 @given(count=st.integers(1, 60), batch=st.integers(1, 20), epoch=st.integers(0, 1000), seed=st.integers(0, 2**63))
 def test_an_epoch_has_every_image_once_but_for_the_tail(count: int, batch: int, epoch: int, seed: int) -> None:
-    split = Split(*make_split(count, classes=7))
-    batches = list(training_batches(split, batch, epoch, seed))
-    seen = [row for images, _ in batches for row in rows_of(images)]
+    batches = list(shuffled_batches(count, batch, epoch, seed))
+    seen = [int(row) for rows, _ in batches for row in rows]
     assert len(seen) == len(set(seen)) == count - count % batch
-    for images, labels in batches:
-        assert images.shape == (batch, 4, 4, 3)
-        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
-        np.testing.assert_array_equal(labels, np.array(rows_of(images)) % 7)
-    again = [row for images, _ in training_batches(split, batch, epoch, seed) for row in rows_of(images)]
-    assert again == seen
+    assert set(seen) <= set(range(count))
+    for rows, flipped in batches:
+        assert rows.shape == flipped.shape == (batch,)
+        assert flipped.dtype == np.bool_
+    for (rows, flipped), (again, flipped_again) in zip(batches, shuffled_batches(count, batch, epoch, seed), strict=True):
+        np.testing.assert_array_equal(again, rows)
+        np.testing.assert_array_equal(flipped_again, flipped)
 
 
 def test_epochs_and_seeds_differ() -> None:
-    split = Split(*make_split(50))
-    orders = {
-        tuple(row for images, _ in training_batches(split, 10, epoch, seed) for row in rows_of(images))
-        for epoch in range(3)
-        for seed in range(3)
-    }
-    assert len(orders) == 9
+    """In the order, and in what is mirrored."""
+    drawn = [list(shuffled_batches(50, 10, epoch, seed)) for epoch in range(3) for seed in range(3)]
+    assert len({tuple(row for rows, _ in batches for row in rows) for batches in drawn}) == 9
+    assert len({tuple(flip for _, flipped in batches for flip in flipped) for batches in drawn}) == 9
+
+
+def test_half_of_the_images_are_mirrored_whichever_they_are() -> None:
+    """Fair to five deviations, over all images and for each of them; and not the same ones every time."""
+    epochs, images = 400, 20
+    mirrored = np.zeros(images)
+    for epoch in range(epochs):
+        for rows, flipped in shuffled_batches(images, 5, epoch, 1):
+            mirrored[rows] += flipped
+    assert abs(mirrored.sum() - epochs * images / 2) < 5 * np.sqrt(epochs * images) / 2
+    assert np.all(np.abs(mirrored - epochs / 2) < 5 * np.sqrt(epochs) / 2)
 
 
 @given(count=st.integers(1, 60), batch=st.integers(1, 20))
@@ -266,13 +274,14 @@ def test_to_input_is_the_affine_map_in_float32() -> None:
 EPOCH = """
 import sys
 from pathlib import Path
-from ondevice.dataset import open_dataset, training_batches, evaluation_batches
+from ondevice.dataset import open_dataset, shuffled_batches, evaluation_batches
 from ondevice.meter import Meter
 assert "PIL" not in sys.modules
 dataset = open_dataset(Path(sys.argv[1]), 128, Path(sys.argv[2]), 0)
 meter = Meter()
 with meter.phase("epoch"):
-    for images, labels in training_batches(dataset.train, 8, 0, 0):
+    for rows, _ in shuffled_batches(len(dataset.train), 8, 0, 0):
+        dataset.train.take(rows)
         meter.sample()
     for images, labels, count in evaluation_batches(dataset.train, 8):
         meter.sample()

@@ -303,9 +303,9 @@ def distance_to_kink(op: Op, inputs: Sequence[Any], before: Sequence[Any]) -> fl
         axes = tuple(int(axis) % x.ndim for axis in np.ravel(inputs[1]))
         kept = [i for i in range(x.ndim) if i not in axes]
         rows = x.transpose(*kept, *dict.fromkeys(axes)).reshape(*(x.shape[i] for i in kept), -1)
-        distances.append(_lead(rows if op.kind == "REDUCE_MAX" else -rows))
+        distances.append(np.min(leads(rows if op.kind == "REDUCE_MAX" else -rows)))
     if op.kind == "MAX_POOL_2D":
-        distances.append(_lead(_windows(inputs[0].numpy(), op.options)))
+        distances.append(np.min(leads(windows(inputs[0].numpy(), op.options))))
     return min(distances)
 
 
@@ -313,15 +313,15 @@ def _nearest(value: Any, points: Sequence[float]) -> float:
     return min((float(np.min(np.abs(np.asarray(value) - point))) for point in points), default=np.inf)
 
 
-def _lead(rows: Array) -> float:
-    """By how much, at least, the largest of a row exceeds the second."""
+def leads(rows: Array) -> Array:
+    """By how much the largest of each row exceeds the second; infinite where a row has one entry."""
     if rows.shape[-1] < 2:
-        return float("inf")
+        return np.full(rows.shape[:-1], np.inf)
     ordered = np.sort(rows, axis=-1)
-    return float(np.min(ordered[..., -1] - ordered[..., -2]))
+    return np.asarray(ordered[..., -1] - ordered[..., -2])
 
 
-def _windows(x: Array, options: Options) -> Array:
+def windows(x: Array, options: Options) -> Array:
     """The pixels under each window of a pool, −∞ where there are none: [n, rows, columns, channels, taps]."""
     size, stride, padding = _pool(options)
     if padding == "SAME":

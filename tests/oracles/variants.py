@@ -1,8 +1,6 @@
-"""Other forms of the same network, for tests: another image size, padding spelled out, kinks avoided or absent."""
+"""Other forms of the same network, for tests: another image size, padding spelled out, activations left out."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,11 +11,8 @@ from signatures.passes import with_constants
 from signatures.replay import Slot
 from signatures.shapes import SAME, VALID, infer
 from tests.oracles.tensorflow_graph import before_activation
-from tests.oracles.tensorflow_ops import ACTIVATIONS, KINKS, activation_of
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-SHIFT = 0.2
-"""The largest change of a bias that `away_from_kinks` makes."""
 
 
 def rebuilt(graph: Graph, side: int, explicit_padding: bool = False) -> Graph:
@@ -42,35 +37,8 @@ def rebuilt(graph: Graph, side: int, explicit_padding: bool = False) -> Graph:
     return b.graph([new[tensor] for tensor in graph.outputs])
 
 
-def away_from_kinks(graph: Graph, x: Array) -> Graph:
-    """`graph` with biases changed a little, so that for `x` no value is near the kink of its activation.
-
-    A network has a million values; some lie within float32 rounding of a kink, and then whether their gradient passes
-    is a matter of luck. Each channel's bias moves to the middle of the largest gap among its values.
-    """
-    values = {graph.inputs[0]: tf.constant(x, tf.float64)}
-    biases: dict[Slot, Array] = {}
-    for index, op in enumerate(graph.ops):
-        (result,) = before_activation(op, values)
-        before = result.numpy()
-        if op.kind in CONVOLUTIONS and activation_of(op):
-            bias = op.input(2).data
-            shifts = [_to_largest_gap(channel, KINKS[activation_of(op)]) for channel in _channels(before)]
-            biases[index, 2] = (bias + shifts).astype(np.float32)
-            before += biases[index, 2].astype(np.float64) - bias
-        values[op.output] = ACTIVATIONS[activation_of(op)](tf.constant(before))
-    return with_constants(graph, biases)
-
-
 def _channels(values: Array) -> Array:
     return values.reshape(-1, values.shape[-1]).T
-
-
-def _to_largest_gap(values: Array, kinks: Sequence[float]) -> float:
-    forbidden = np.concatenate([kink - values for kink in kinks])
-    edges = np.sort([-SHIFT, *forbidden[np.abs(forbidden) < SHIFT], SHIFT])
-    widest = int(np.argmax(np.diff(edges)))
-    return float(edges[widest] + edges[widest + 1]) / 2
 
 
 def smooth(graph: Graph, x: Array) -> Graph:

@@ -15,8 +15,9 @@ from signatures.subset import Subset
 from tests.oracles import tensorflow_graph
 from tests.oracles.gradient_check import relative_error
 from tests.oracles.keras_mobilenet import CLASSES, KerasNetwork
+from tests.oracles.kinks import away_from_kinks
 from tests.oracles.other_runtime import Call, Job, Runner
-from tests.oracles.variants import away_from_kinks, rebuilt
+from tests.oracles.variants import rebuilt
 
 SIDE, BATCH = 96, 2
 LAYERS = 53

@@ -17,9 +17,10 @@ from signatures.subset import Subset
 from tests.oracles import tensorflow_graph
 from tests.oracles.gradient_check import relative_error
 from tests.oracles.keras_mobilenet import CLASSES
+from tests.oracles.kinks import away_from_kinks
 from tests.oracles.other_runtime import Call, Job, Runner
 from tests.oracles.training import Batch, batches, trainer
-from tests.oracles.variants import away_from_kinks, smooth
+from tests.oracles.variants import smooth
 
 BATCH, STEPS = 3, 10
 UNCLIPPED = 1e9

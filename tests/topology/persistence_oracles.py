@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ripser import ripser
 
+from ondevice.betti_numba.geometry import squared_distances
+
 
 def ripser_b1(d2: NDArray[np.float64]) -> int:
     """Bars of H1 with death > birth according to ripser.
@@ -54,6 +56,11 @@ def projective_plane() -> NDArray[np.float64]:
 def gram(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Gram matrices of a stack of clouds [k, n, f]."""
     return points @ points.transpose(0, 2, 1)
+
+
+def distances(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared distances of a stack of clouds [k, n, f], as `first_betti` takes them."""
+    return np.maximum(squared_distances(gram(points)), 0.0)
 
 
 def clouds(kind: str, n: int, k: int = 6) -> NDArray[np.float64]:

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from persistence_oracles import clouds, gram
+from persistence_oracles import clouds, distances
 
 from ondevice.betti_numba import engine, numpy_path
-from ondevice.betti_numba.geometry import squared_distances
 from signatures.errors import InputError
 
-GRAMS = gram(clouds("sparse", 16)).astype(np.float32)
-EXPECTED = numpy_path.betti_numbers(squared_distances(GRAMS))
+D2 = distances(clouds("sparse", 16))
+EXPECTED = numpy_path.betti_numbers(D2)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +46,11 @@ def broken_numba(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> 
 
 @pytest.mark.as_shipped
 def test_few_small_clouds_are_not_worth_a_worker(cache_dir: Path) -> None:
-    assert_numpy_did_it(engine.first_betti(GRAMS, cache_dir), "less than a worker's start")
+    assert_numpy_did_it(engine.first_betti(D2, cache_dir), "less than a worker's start")
 
 
 def test_worker_computes(cache_dir: Path) -> None:
-    topology = engine.first_betti(GRAMS, cache_dir)
+    topology = engine.first_betti(D2, cache_dir)
     assert (topology.engine, topology.note) == ("numba", "")
     assert topology.b1.dtype == np.int64
     np.testing.assert_array_equal(topology.b1, EXPECTED)
@@ -67,10 +66,10 @@ def test_works_from_any_directory_with_relative_paths(
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, "path", ["", *(entry for entry in sys.path if Path(entry).resolve() != root)])
     (tmp_path / "json.py").write_text("raise RuntimeError('a stranger')")
-    assert engine.first_betti(GRAMS, Path(os.path.relpath(cache_dir))).engine == "numba"
+    assert engine.first_betti(D2, Path(os.path.relpath(cache_dir))).engine == "numba"
     monkeypatch.setattr(sys, "path", [str(root), *sys.path[1:]])
     monkeypatch.chdir(tmp_path)  # a json.py lies in the working directory; it must not reach the worker
-    assert engine.first_betti(GRAMS, cache_dir).engine == "numba"
+    assert engine.first_betti(D2, cache_dir).engine == "numba"
 
 
 def test_numpy_without_numba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +77,7 @@ def test_numpy_without_numba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "numba" else found(name, *rest)
     )
-    assert_numpy_did_it(engine.first_betti(GRAMS, tmp_path), "not installed")
+    assert_numpy_did_it(engine.first_betti(D2, tmp_path), "not installed")
 
 
 @pytest.mark.parametrize(
@@ -92,13 +91,13 @@ def test_numpy_without_numba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_numpy_when_the_worker_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, why: str) -> None:
     broken_numba(tmp_path, monkeypatch, source)
-    assert_numpy_did_it(engine.first_betti(GRAMS, tmp_path), why)
+    assert_numpy_did_it(engine.first_betti(D2, tmp_path), why)
 
 
 def test_numpy_when_the_worker_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken_numba(tmp_path, monkeypatch, "import time; time.sleep(60)")
     monkeypatch.setattr(engine, "_WORKER_TIMEOUT_S", 0.5)
-    assert_numpy_did_it(engine.first_betti(GRAMS, tmp_path), "timed out")
+    assert_numpy_did_it(engine.first_betti(D2, tmp_path), "timed out")
 
 
 def test_numpy_when_the_worker_returns_the_wrong_number_of_matrices(
@@ -112,23 +111,23 @@ print('{{"seconds": 1, "peak_bytes": 1}}', flush=True)
 os._exit(0)
 """
     broken_numba(tmp_path, monkeypatch, lie)
-    assert_numpy_did_it(engine.first_betti(GRAMS, tmp_path), "returned int64 (1,), expected int64 (6,)")
+    assert_numpy_did_it(engine.first_betti(D2, tmp_path), "returned int64 (1,), expected int64 (6,)")
 
 
 def test_numpy_without_a_cache_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert_numpy_did_it(engine.first_betti(GRAMS, tmp_path / "file"), "did not run")
+    assert_numpy_did_it(engine.first_betti(D2, tmp_path / "file"), "did not run")
 
 
 def test_numpy_without_a_python_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
-    assert_numpy_did_it(engine.first_betti(GRAMS, tmp_path), "did not run")
+    assert_numpy_did_it(engine.first_betti(D2, tmp_path), "did not run")
 
 
 def test_bad_input_is_an_error_not_a_fallback(tmp_path: Path) -> None:
-    bad = GRAMS.copy()
+    bad = D2.copy()
     bad[4, 1, 2] = np.nan
-    with pytest.raises(InputError, match=r"\[4\] of 6"):
+    with pytest.raises(InputError, match=r"Matrices \[4\] of 6, counted from 0, hold NaN"):
         engine.first_betti(bad, tmp_path)
 
 
@@ -140,7 +139,7 @@ import numpy as np
 import ondevice.betti_numba
 from ondevice.betti_numba import engine
 engine._WORTH_A_WORKER = 0
-topology = engine.first_betti(np.eye(4)[None], Path(sys.argv[1]))
+topology = engine.first_betti(1 - np.eye(4)[None], Path(sys.argv[1]))
 print(topology.engine, "numba" in sys.modules, "llvmlite" in sys.modules)
 """
     done = subprocess.run(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from persistence_oracles import TIED_KINDS, clouds, gram, projective_plane, reduced_b1, ripser_b1
+from persistence_oracles import TIED_KINDS, clouds, distances, projective_plane, reduced_b1, ripser_b1
 
 from ondevice.betti_numba import kernels, numpy_path
 from ondevice.betti_numba.geometry import squared_distances
@@ -53,14 +53,14 @@ lattice_points = hnp.arrays(
 @pytest.mark.parametrize("n", [4, 9, 32, 70])
 @pytest.mark.parametrize("kind", ["normal", *TIED_KINDS])
 def test_agrees_with_ripser(kind: str, n: int) -> None:
-    d2 = squared_distances(gram(clouds(kind, n)))
+    d2 = distances(clouds(kind, n))
     np.testing.assert_array_equal(both(d2), [ripser_b1(matrix) for matrix in d2])
 
 
 def test_agrees_with_ripser_on_many_generic_clouds() -> None:
     rng = np.random.default_rng(0)
     for n, features in [(5, 2), (12, 3), (20, 40), (32, 2), (32, 300)]:
-        d2 = squared_distances(gram(rng.normal(size=(60, n, features))))
+        d2 = distances(rng.normal(size=(60, n, features)))
         np.testing.assert_array_equal(both(d2), [ripser_b1(matrix) for matrix in d2])
 
 
@@ -83,7 +83,7 @@ def test_agrees_with_textbook_reduction_on_any_symmetric_matrix(d: NDArray[np.fl
 @settings(max_examples=100, deadline=None)
 @given(lattice_points)
 def test_agrees_with_both_oracles_on_lattice_points(points: NDArray[np.float64]) -> None:
-    d2 = squared_distances(gram(points[None]))
+    d2 = distances(points[None])
     assert both(d2)[0] == reduced_b1(d2[0]) == ripser_b1(d2[0])
 
 
@@ -104,7 +104,7 @@ def test_only_the_order_of_distances_matters(d: NDArray[np.float64]) -> None:
 @given(lattice_points, st.integers(-9, 9), st.sampled_from([2.0**-20, 0.5, 4.0, 2.0**40]))
 def test_moving_and_scaling_points_changes_nothing(points: NDArray[np.float64], shift: int, scale: float) -> None:
     moved = scale * (points + shift)
-    assert both(squared_distances(gram(points[None]))) == both(squared_distances(gram(moved[None])))
+    assert both(distances(points[None])) == both(distances(moved[None]))
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,13 +112,13 @@ def test_moving_and_scaling_points_changes_nothing(points: NDArray[np.float64], 
 def test_a_copy_of_a_point_changes_nothing(points: NDArray[np.float64], data: st.DataObject) -> None:
     again = points[data.draw(st.integers(0, len(points) - 1))]
     doubled = np.vstack([points, again])
-    assert both(squared_distances(gram(points[None]))) == both(squared_distances(gram(doubled[None])))
+    assert both(distances(points[None])) == both(distances(doubled[None]))
 
 
 def test_clouds_far_apart_add_up() -> None:
     square = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     several = np.vstack([square + 50.0 * i * i for i in range(4)])  # in a diagonal row, so that one edge joins each two
-    assert both(squared_distances(gram(several[None]))) == 4
+    assert both(distances(several[None])) == 4
 
 
 @pytest.mark.parametrize(("n", "expected"), [(3, 0), (4, 1), (5, 1), (6, 1), (7, 1), (12, 1), (33, 1)])
@@ -128,7 +128,7 @@ def test_a_cycle_has_one_loop(n: int, expected: int) -> None:
 
 def test_octahedron_has_none() -> None:
     vertices = np.vstack([np.eye(3), -np.eye(3)])
-    assert both(squared_distances(gram(vertices[None]))) == 0
+    assert both(distances(vertices[None])) == 0
 
 
 def test_rank_is_taken_over_f2() -> None:
@@ -140,14 +140,14 @@ def test_rank_is_taken_over_f2() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_three_points_or_fewer_have_no_loop(n: int) -> None:
     for kind in ("normal", *TIED_KINDS):
-        np.testing.assert_array_equal(both(squared_distances(gram(clouds(kind, n)))), np.zeros(6))
+        np.testing.assert_array_equal(both(distances(clouds(kind, n))), np.zeros(6))
 
 
 @pytest.mark.parametrize("betti_numbers", [numpy_path.betti_numbers, kernels.betti_numbers])
 def test_input_may_be_read_only_and_is_left_alone(
     betti_numbers: Callable[[NDArray[np.float64]], NDArray[np.int64]],
 ) -> None:
-    d2 = squared_distances(gram(clouds("grid", 20)))
+    d2 = distances(clouds("grid", 20))
     before = d2.copy()
     d2.setflags(write=False)
     betti_numbers(d2)
@@ -155,7 +155,7 @@ def test_input_may_be_read_only_and_is_left_alone(
 
 
 def test_kernels_refuse_what_they_were_not_compiled_for() -> None:
-    d2 = squared_distances(gram(clouds("normal", 6)))
+    d2 = distances(clouds("normal", 6))
     for wrong in (d2.astype(np.float32), np.asfortranarray(d2), d2[0]):
         with pytest.raises(TypeError):
             kernels.betti_numbers(wrong)

@@ -1,6 +1,6 @@
 """Every network of the zoo against TensorFlow: gradients of all layers, of each alone, and training of random subsets.
 
-What `make test` runs is one size of the four networks that are quick; `make test-zoo` runs all of it.
+What `make test` runs is one size of the three networks that are quick; `make test-zoo` runs all of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from signatures.optimizers import Optimizer
 from signatures.subset import Subset
 from tests.oracles import tensorflow_graph
 from tests.oracles.gradient_check import relative_error
+from tests.oracles.kinks import within_rounding
 from tests.oracles.other_runtime import Call, Job, Runner
 from tests.zoo.problem import BATCH, Problem, loss_and_gradients, problem
 
@@ -25,7 +26,7 @@ SIDES = (64, 96)
 QUICK = ("mobilenetv3_small", "mobilenetv2", "efficientnet_lite0")
 TOLERANCE = 1e-4
 SUBSETS, STEPS, RATE = 20, 5, 0.001
-LOSS_TOLERANCE, MOVE_TOLERANCE = 1e-3, 1e-2
+TRAINING_TOLERANCE = 1e-3
 
 CASES = [
     pytest.param(name, side, marks=() if name in QUICK and side == SIDES[0] else pytest.mark.slow, id=f"{name}-{side}")
@@ -89,59 +90,65 @@ def test_each_layer_alone(name: str, side: int, run: Runner, problems: dict[tupl
 
 @pytest.mark.parametrize(("name", "side"), ALL_CASES)
 def test_random_subsets_train(name: str, side: int, run: Runner, problems: dict[tuple[str, int], Problem]) -> None:
-    """Five steps of SGD with clipped gradients, against TensorFlow in float64: losses, and where parameters moved.
+    """Steps of SGD with clipped gradients, against TensorFlow in float64: losses, and where parameters moved.
 
-    A bias of 3 that moves by 1e-5 loses a hundredth of that to its own float32 digits, whoever computes it: ours may be
-    as far off as TensorFlow is in float32, and what one value costs that falls on the other side of a kink.
+    They end after five, or before a value comes within float32 rounding of a kink: the side it falls on may move a
+    gradient by a hundredth. A bias of 3 that moves by 1e-5 loses a hundredth of that to its own float32 digits, whoever
+    computes it: ours may be as far off as TensorFlow is in float32, and TRAINING_TOLERANCE.
     """
     given = problem_of(problems, name, side)
     random = np.random.default_rng(11)
-    found = []
+    found, steps = [], []
     for _ in range(SUBSETS):
         count = random.integers(1, max(2, len(given.layers) // 4))
         chosen = sorted(random.choice(len(given.layers), count, replace=False))
         subset = Subset(tuple(given.layers[i] for i in chosen))
         exact = train_by_tensorflow(given, subset, "float64")
-        ours = train(run, given, subset).away_from(exact, given.values(subset))
-        theirs = train_by_tensorflow(given, subset, "float32").away_from(exact, given.values(subset))
+        steps.append(len(exact.losses))
+        ours = train(run, given, subset, steps[-1]).away_from(exact, given.values(subset))
+        theirs = train_by_tensorflow(given, subset, "float32", steps[-1]).away_from(exact, given.values(subset))
         found.append((ours, theirs))
-    for i, (what, tolerance) in enumerate((("losses", LOSS_TOLERANCE), ("moves", MOVE_TOLERANCE))):
-        ours, theirs = np.array([(ours[i], theirs[i]) for ours, theirs in found]).T
-        print(f"{given.name} {SUBSETS} subsets, {what}: worst {ours.max():.1e}, TensorFlow float32 {theirs.max():.1e}")
-        assert (ours < 2 * theirs + tolerance).all(), (what, ours, theirs)
+    print(f"{given.name} {SUBSETS} subsets, steps: {steps}")
+    for i, what in enumerate(("losses", "moves")):
+        ours, theirs = (np.concatenate([errors[who][i] for errors in found]) for who in (0, 1))
+        beyond = (ours - 2 * theirs).max()
+        print(f"{what}: worst {ours.max():.1e}, TensorFlow float32 {theirs.max():.1e}; beyond twice that {beyond:.1e}")
+        assert (ours < 2 * theirs + TRAINING_TOLERANCE).all(), (what, ours, theirs)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What five steps made of a network."""
+    """What some steps made of a network."""
 
     losses: list[float]
     weights: dict[str, Array]
 
-    def away_from(self, exact: Trained, start: dict[str, Array]) -> tuple[float, float]:
-        """Relative errors, the worst of all losses and of all moves."""
+    def away_from(self, exact: Trained, start: dict[str, Array]) -> tuple[list[float], list[float]]:
+        """Relative errors of all losses, and of all moves."""
         losses = [abs(ours / theirs - 1) for ours, theirs in zip(self.losses, exact.losses, strict=True)]
         moves = [
             relative_error(self.weights[name].astype(np.float64) - start[name], value - start[name])
             for name, value in exact.weights.items()
         ]
-        return max(losses), max(moves)
+        return losses, moves
 
 
-def train(run: Runner, given: Problem, subset: Subset) -> Trained:
+def train(run: Runner, given: Problem, subset: Subset, steps: int) -> Trained:
     step = Call("train", {"x": given.x, "y": given.y, "learning_rate": np.array(RATE, np.float32)})
     model = train_model(given.graph, subset, BATCH, Optimizer())
-    ((*steps, weights),) = run([Job(subset.id, model, (*[step] * STEPS, Call("get_weights", {})))])
-    return Trained([float(got["loss"]) for got in steps], weights)
+    ((*made, weights),) = run([Job(subset.id, model, (*[step] * steps, Call("get_weights", {})))])
+    return Trained([float(got["loss"]) for got in made], weights)
 
 
-def train_by_tensorflow(given: Problem, subset: Subset, dtype: str) -> Trained:
-    """The optimizer written out."""
+def train_by_tensorflow(given: Problem, subset: Subset, dtype: str, steps: int | None = None) -> Trained:
+    """The optimizer written out; without `steps` as many, up to STEPS, as float32 can follow."""
     o, rate = Optimizer(), float(np.float32(RATE))
     weights = tensorflow_graph.variables(given.graph, subset, dtype)
     momentum = {p: tf.zeros(p.shape, dtype) for p in weights}
-    losses = []
-    for _ in range(STEPS):
+    losses: list[float] = []
+    while len(losses) < (steps or STEPS):
+        if steps is None and losses and within_rounding(given.graph, given.x, weights):
+            break
         loss, found = loss_and_gradients(given.graph, given.x, given.y, weights)
         shrink = min(1.0, o.clip_norm / np.sqrt(sum(float(np.sum(g**2)) for g in found.values())))
         for p, weight in weights.items():

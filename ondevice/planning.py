@@ -1,0 +1,121 @@
+"""Planning: what training a subset will take, before anything runs, and the micro-batch with which it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ondevice.replay import Keeping
+from signatures.build import inference_model
+from signatures.cut import Cut, cut_before
+from signatures.graph import Graph, Model
+from signatures.layers import find_layers, op_macs
+from signatures.memory import footprint
+from signatures.micro_batches import prefix_model, suffix_model
+from signatures.optimizers import Optimizer
+from signatures.subset import subset_of
+
+TARGET_BYTES = 160 << 20
+"""What the process stays within where it can: larger micro-batches take more and are hardly faster."""
+PREFIX_BATCHES = (4, 2, 1)
+"""Images that the prefix takes at once, where they fit: more are no faster."""
+_COPIES = 3
+"""Of what goes into a signature: as it was read, as the network wants it, and as the interpreter's binding holds it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training some layers takes, predicted. Bytes are peaks of the process, everything included."""
+
+    layers: tuple[str, ...]
+    """In model order, the head last."""
+    micro_batch: int
+    prefix_batch: int
+    """Images that the prefix takes at once; 0 where nothing lies before the first trained layer."""
+    prefix_bytes: int
+    train_bytes: int
+    evaluate_bytes: int
+    kept_bytes: int
+    """On the disk: what the prefix makes of all images; 0 where it runs again in each epoch, or there is none."""
+    prefix_macs: int
+    """Multiply-adds of the prefix for one image."""
+    train_macs: int
+    """Multiply-adds for one image in every epoch, forward and backward, without the prefix."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest of the phases."""
+        return max(self.prefix_bytes, self.train_bytes, self.evaluate_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """Predicts what subsets of one network cost."""
+
+    network: Graph
+    batch: int
+    optimizer: Optimizer
+    runtime: str
+    """Distribution and version of the interpreter."""
+    base_bytes: int
+    """What the process takes before any model is loaded."""
+    keeping: Keeping
+
+    def cost(self, names: Sequence[str], target_bytes: int = TARGET_BYTES) -> Cost:
+        """The cost of training the named layers and the head: with the largest micro-batches that stay within
+        `target_bytes`, and with single images where none does.
+        """
+        layers = [layer.name for layer in find_layers(self.network)]
+        chosen = {*names, layers[-1]}
+        cut = cut_before(self.network, chosen)
+        kept_bytes = self.keeping.kept_bytes(cut)
+        prefix_batch, prefix_bytes = self._prefix(cut, target_bytes)
+        # A prefix whose results cannot be kept stays loaded beside the rest.
+        beside = 0 if kept_bytes or cut.at_input else prefix_bytes - self.base_bytes
+        micro_batch, train_bytes, train_macs = self._train(cut, chosen, target_bytes - beside)
+        return Cost(
+            layers=tuple(name for name in layers if name in chosen),
+            micro_batch=micro_batch,
+            prefix_batch=prefix_batch,
+            prefix_bytes=prefix_bytes,
+            train_bytes=train_bytes + beside,
+            evaluate_bytes=self._peak(inference_model(self.network)),
+            kept_bytes=kept_bytes,
+            prefix_macs=sum(map(op_macs, cut.prefix.ops)),
+            train_macs=train_macs,
+        )
+
+    def _prefix(self, cut: Cut, target_bytes: int) -> tuple[int, int]:
+        """Batch and peak."""
+        batch = peak = 0
+        for batch in () if cut.at_input else PREFIX_BATCHES:
+            peak = self._peak(prefix_model(cut.prefix, batch))
+            if peak <= target_bytes:
+                break
+        return batch, peak
+
+    def _train(self, cut: Cut, chosen: set[str], target_bytes: int) -> tuple[int, int, int]:
+        """Micro-batch, peak, and multiply-adds for one image."""
+        subset = subset_of(find_layers(cut.suffix), chosen)
+        # Weights, gradients added up, those that the interpreter hands out, and what the optimizer keeps.
+        state_bytes = (3 + len(self.optimizer.slots)) * sum(4 * layer.parameters for layer in subset.layers)
+        micro_batch = peak = macs = 0
+        for micro_batch in (size for size in range(self.batch, 0, -1) if self.batch % size == 0):
+            model = suffix_model(cut.suffix, subset, micro_batch, self.batch)
+            peak = self._peak(model) + state_bytes
+            macs = sum(map(op_macs, model.graphs[0].ops)) // micro_batch
+            if peak <= target_bytes:
+                break
+        return micro_batch, peak, macs
+
+    def _peak(self, model: Model) -> int:
+        """Of the process with a model of one signature loaded and run.
+
+        The model's file is resident only while XNNPACK packs the weights (`runtime.LoadedModel`).
+        """
+        (signature,) = model.signatures
+        predicted = footprint(model, [signature.name], self.runtime)
+        preparing = predicted.code_bytes + predicted.interpreter_bytes + predicted.file_bytes + predicted.packed_bytes
+        running = predicted.total_bytes - predicted.file_bytes
+        fed = sum(tensor.n_bytes for name, tensor in signature.inputs.items() if "/" not in name)  # no weights
+        return self.base_bytes + max(preparing, running + _COPIES * fed)

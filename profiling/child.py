@@ -1,0 +1,34 @@
+"""`python -m profiling.child FRAMEWORK FOLDER`: measure one framework on the problem in FOLDER; JSON on stdout."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from profiling.measurement import Measurement
+from profiling.problem import Problem, read_problem
+
+FRAMEWORKS = {
+    "ours": ("profiling.ours", "measure"),
+    "tensorflow": ("profiling.in_tensorflow", "measure"),
+    "keras": ("profiling.in_tensorflow", "measure_keras"),
+    "pytorch": ("profiling.in_pytorch", "measure"),
+}
+"""Name → module and function; a module is imported only in the process that measures it."""
+
+
+def measure(framework: str, problem: Problem, folder: Path) -> Measurement:
+    """Import the framework and measure it, here."""
+    module, function = FRAMEWORKS[framework]
+    measured: Measurement = getattr(importlib.import_module(module), function)(problem, folder)
+    return measured
+
+
+if __name__ == "__main__":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    path = Path(sys.argv[2])
+    print(json.dumps(asdict(measure(sys.argv[1], read_problem(path), path))))

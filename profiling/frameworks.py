@@ -1,0 +1,147 @@
+"""`python -m profiling.frameworks BUNDLE`: training on the device beside TensorFlow and PyTorch, one table a subset.
+
+The same network with the same weights, the same images in the same order, batch, layers, optimizer and threads. Every
+measurement is a fresh process; repeat by repeat they take turns, and ratios are formed within a repeat. The losses of
+the first steps have to agree, which shows that all compute the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from profiling.comparison import AGREEMENT, FIRST_STEPS, disagreement, render, rows
+from profiling.measurement import Measurement, measurement_of
+from profiling.problem import Problem, problem_of, write_problem
+from signatures.catalogue import Bundle, read_bundle
+from signatures.errors import AdabetError, CapabilityError, InputError
+from signatures.subset import subset_of
+
+PICK, HEAD, ALL = SUBSETS = ("pick", "head", "all")
+B1_PICK = tuple(f"block_{number}_project" for number in range(7, 12))
+"""What b1 picks of MobileNetV2 at ρ 0.1 on photographs (FACTS: "5 project convs from block 7 on"), beside the head."""
+KERAS_NETWORK = "mobilenetv2"
+"""The network that is measured as Keras has it, too."""
+DISAGREES = 70
+NO_PYTORCH = (
+    "PyTorch is not measured: {python} cannot import it ({why}). `make bench` installs it in .venv-bench; "
+    "or name a Python that has torch, numpy, flatbuffers and tflite: make bench PYTHON_TORCH=…"
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m profiling.frameworks", description=__doc__)
+    p.add_argument("bundle", type=Path, help="whose network is trained; any float32 MobileNetV2 or alike")
+    p.add_argument("--subset", choices=SUBSETS, action="append", help="only this; default: all three")
+    p.add_argument("--like", type=Path, metavar="RUN", help="as pick, train what this run trained")
+    p.add_argument("--repeats", type=int, default=5, help="of everything (default: 5)")
+    p.add_argument("--pytorch", type=Path, default=Path(sys.executable), metavar="PYTHON", help="a Python with torch")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and print a table for each subset; returns the exit code."""
+    asked = parser().parse_args(arguments)
+    try:
+        bundle = read_bundle(asked.bundle)
+        problems = {name: problem_of(bundle, _layers(bundle, name, asked.like)) for name in asked.subset or SUBSETS}
+        missing = _missing_pytorch(asked.pytorch)
+        pythons = {"ours": sys.executable, "tensorflow": sys.executable}
+        if bundle.manifest.network == KERAS_NETWORK:
+            pythons["keras"] = sys.executable
+        if not missing:
+            pythons["pytorch"] = str(asked.pytorch)
+        load = os.getloadavg()[0]
+        measured = _measure(problems, pythons, max(1, asked.repeats))
+    except AdabetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    agree = True
+    for name, problem in problems.items():
+        of_subset = {framework: measured[name, framework] for framework in pythons}
+        same = [framework for framework in pythons if framework not in ("ours", "keras")]
+        worst = {framework: max(map(disagreement, of_subset["ours"], of_subset[framework])) for framework in same}
+        agree &= all(difference <= AGREEMENT for difference in worst.values())
+        differences = ", ".join(f"{difference:.0e} ({framework})" for framework, difference in worst.items())
+        remarks = [f"losses of the first {FIRST_STEPS} steps: largest relative difference from ours {differences}"]
+        ours, *others = of_subset.values()
+        print(render(_title(name, problem), rows(ours, others), remarks) + "\n")
+    if missing:
+        print(missing)
+    print(f"{asked.repeats} repeats, fresh processes in turn; load of the machine before them {load:.2f}")
+    if not agree:
+        print(f"error: losses differ by more than {AGREEMENT:g}: these are not the same computations", file=sys.stderr)
+    return 0 if agree else DISAGREES
+
+
+def _title(subset: str, problem: Problem) -> str:
+    layers = ", ".join(problem.layers) if len(problem.layers) < 10 else f"{len(problem.layers)} layers"
+    size = f"{problem.image}², batch {problem.batch}, {problem.threads} threads"
+    return f"{problem.network}, {size}; {subset}: {layers}"
+
+
+def _layers(bundle: Bundle, subset: str, like: Path | None) -> tuple[str, ...]:
+    """Names of the layers that train, in model order."""
+    head = bundle.layers[-1].name
+    if subset == PICK:
+        wanted = {*(B1_PICK if like is None else picked_by(like)), head}
+        return subset_of(bundle.layers, wanted).names
+    return (head,) if subset == HEAD else tuple(layer.name for layer in bundle.layers)
+
+
+def picked_by(run: Path) -> tuple[str, ...]:
+    """What a run trained, from its report."""
+    try:
+        table: list[dict[str, Any]] = json.loads((run / "report.json").read_text())["selection"]["table"]
+        return tuple(str(row["layer"]) for row in table if row["picked"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{run} holds no report of a finished run: {error}") from None
+
+
+def _missing_pytorch(python: Path) -> str:
+    """Why PyTorch cannot be measured; empty if it can."""
+    command = [str(python), "-c", "import torch, numpy, flatbuffers, tflite"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return NO_PYTORCH.format(python=python, why=error.strerror)
+    return NO_PYTORCH.format(python=python, why=done.stderr.strip().split("\n")[-1]) if done.returncode else ""
+
+
+def _measure(
+    problems: dict[str, Problem], pythons: dict[str, str], repeats: int
+) -> dict[tuple[str, str], list[Measurement]]:
+    """Every framework on every problem, `repeats` times, in turn."""
+    measured: dict[tuple[str, str], list[Measurement]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, problem in problems.items():
+            (Path(temporary) / name).mkdir()
+            write_problem(problem, Path(temporary) / name)
+        for repeat in range(repeats):
+            for name in problems:
+                for framework, python in pythons.items():
+                    print(f"repeat {repeat + 1} of {repeats}: {name}, {framework}", file=sys.stderr)
+                    one = measured_by(python, framework, Path(temporary) / name)
+                    measured.setdefault((name, framework), []).append(one)
+    return measured
+
+
+def measured_by(python: str, framework: str, folder: Path) -> Measurement:
+    """Measure in a fresh process of `python`. CapabilityError, with what it said, if that fails."""
+    command = [python, "-m", "profiling.child", framework, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CapabilityError(f"{framework} could not be measured:\n{done.stderr.strip()}")
+    return measurement_of(json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
