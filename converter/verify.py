@@ -17,6 +17,7 @@ import numpy as np
 from ondevice.runtime import LoadedModel
 from signatures.build import gradient_model
 from signatures.catalogue import MODEL, Bundle, TrainEntry
+from signatures.errors import InputError
 from signatures.graph import Array
 from signatures.optimizers import Optimizer
 from signatures.subset import Parameter, subset_of
@@ -115,6 +116,10 @@ def _verify_train(bundle: Bundle, entry: TrainEntry, generator: np.random.Genera
     model = LoadedModel(bundle.folder / entry.file, threads)
     subset = subset_of(bundle.layers, entry.layers)
     parameters = subset.parameters()
+    found, expected = dict(model.results("get_weights")), {p.name: p.shape for p in parameters}
+    if found != expected:
+        where = bundle.folder / entry.file
+        raise InputError(f"{where} trains {', '.join(found)}, not {', '.join(expected)} as its manifest says")
     x = _images(bundle, entry.batch, generator)
     y = generator.integers(0, bundle.manifest.classes, entry.batch).astype(np.int32)
     # A fresh head is all zeros, and so are the gradients behind it: check somewhere else.

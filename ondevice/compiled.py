@@ -14,8 +14,10 @@ from signatures.micro_batches import suffix_model
 from signatures.subset import Subset
 from signatures.tflite_io import write_model
 
-COMPILER_VERSION = 3
-"""Raise it when the compiler emits other graphs for the same request, so that cached files are made anew."""
+COMPILER_VERSION = 4
+"""Raise it when the compiler emits other graphs for the same request, or cuts elsewhere: cached files are then made
+anew.
+"""
 KEPT_FILES = 4
 """Compiled files that stay in the cache; each is as large as the network."""
 

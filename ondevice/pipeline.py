@@ -40,6 +40,7 @@ from signatures.errors import BudgetError, DivergedError, InputError
 from signatures.graph import Array, Graph
 from signatures.head import head_of, with_new_head
 from signatures.layers import Layer, find_layers
+from signatures.memory import CODE_BYTES
 from signatures.micro_batches import prefix_model
 from signatures.optimizers import Optimizer
 from signatures.passes import with_constants
@@ -49,6 +50,8 @@ from signatures.tflite_io import write_model
 PROBE_BATCHES = 4
 """As in the reference code; fewer where the data have fewer images."""
 _MIB = 1 << 20
+_DRIFT_BYTES = 3 << 20
+"""By how much the process grows from phase to phase, of what no model accounts for. Measured."""
 ADAPTED, WEIGHTS, REPORT = RESULTS = ("adapted.tflite", "weights.npz", "report.json")
 """What a finished run leaves. They come into the run folder together, the report last."""
 
@@ -211,16 +214,25 @@ class Pipeline:
                 self.meter.sample()
                 self.events.progress(done, total)
 
-            distances = squared_distances(
-                opened.network,
-                opened.layers[:-1],
-                probe_batches(opened.dataset.train, request.batch, batches, request.seed),
-                opened.bundle.manifest.preprocessing,
-                self.workspace,
-                request.threads,
-                self._target,
-                after_run,
-            )
+            def distances_within(budget_bytes: int) -> NDArray[np.float64]:
+                return squared_distances(
+                    opened.network,
+                    opened.layers[:-1],
+                    probe_batches(opened.dataset.train, request.batch, batches, request.seed),
+                    opened.bundle.manifest.preprocessing,
+                    self.workspace,
+                    request.threads,
+                    budget_bytes,
+                    after_run,
+                )
+
+            try:
+                distances = distances_within(self._target)
+            except BudgetError as error:
+                if request.budget_bytes is not None:
+                    least = self._planner(opened).cost((), 0).peak_bytes
+                    raise _too_small(request.budget_bytes, max(least, error.least_bytes)) from None
+                distances = distances_within(error.least_bytes)  # nothing forbids it
         with self._phase("rank"):
             size = distances.shape[-1]
             topology = first_betti(distances.reshape(-1, size, size), request.cache)
@@ -237,28 +249,34 @@ class Pipeline:
         obstacles = untrainable(opened.network, opened.layers)
         return select(opened.layers, opened.layers[-1], b1, self.request.criterion, rho, obstacles, fits)
 
+    def _planner(self, opened: _Opened) -> Planner:
+        request = self.request
+        room = room_bytes(self.workspace)
+        keeping = Keeping(len(opened.dataset.train), request.replay, request.mirror, room)
+        base_bytes = read_resident().resident_bytes + _DRIFT_BYTES
+        if any(phase.name == "probe" for phase in self.meter.phases):  # the interpreter's code is among it already
+            base_bytes -= CODE_BYTES
+        return Planner(opened.network, request.batch, request.optimizer, self.runtime, base_bytes, keeping)
+
     def _plan(self, opened: _Opened, b1: NDArray[np.int64] | None) -> tuple[Planner, Selection, Cost]:
         """The layers that train within the budgets. BudgetError if not even the head does."""
         request = self.request
         images = len(opened.dataset.train)
-        keeping = Keeping(images, request.replay, request.mirror, room_bytes(self.workspace))
-        base_bytes = read_resident().resident_bytes
-        planner = Planner(opened.network, request.batch, request.optimizer, self.runtime, base_bytes, keeping)
+        planner = self._planner(opened)
 
         def in_memory(names: Sequence[str]) -> bool:
             return request.budget_bytes is None or planner.cost(names, 0).peak_bytes <= request.budget_bytes
 
         least = planner.cost((), 0)
         if request.budget_bytes is not None and least.peak_bytes > request.budget_bytes:
-            smallest = -(-least.peak_bytes // _MIB)
-            raise BudgetError(f"even the head alone takes {smallest} MiB: give at least --budget-mib {smallest}")
+            raise _too_small(request.budget_bytes, least.peak_bytes)
         selection = self._select(opened, b1, request.rho, in_memory)
         plan = planner.cost(selection.picked, self._target)
         if request.budget_s is not None:
             pace = self._pace(opened, plan)
 
             def seconds(cost: Cost) -> float:
-                return pace.seconds(cost, images, request.epochs, keeping.variants)
+                return pace.seconds(cost, images, request.epochs, planner.keeping.variants)
 
             if seconds(least) > request.budget_s:
                 raise BudgetError(
@@ -379,3 +397,11 @@ class Pipeline:
             budget_bytes=request.budget_bytes,
             budget_s=request.budget_s,
         )
+
+
+def _too_small(budget_bytes: int, least_bytes: int) -> BudgetError:
+    least = -(-least_bytes // _MIB)
+    return BudgetError(
+        f"{budget_bytes // _MIB} MiB are too little even for the head alone: give at least --budget-mib {least}",
+        least_bytes,
+    )

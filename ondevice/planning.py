@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ondevice.replay import Keeping
 from signatures.build import inference_model
@@ -79,16 +80,20 @@ class Planner:
             prefix_batch=prefix_batch,
             prefix_bytes=prefix_bytes,
             train_bytes=train_bytes + beside,
-            evaluate_bytes=self._peak(inference_model(self.network)),
+            evaluate_bytes=self._evaluate_bytes,
             kept_bytes=kept_bytes,
             prefix_macs=sum(map(op_macs, cut.prefix.ops)),
             train_macs=train_macs,
         )
 
+    @cached_property
+    def _evaluate_bytes(self) -> int:
+        return self._peak(inference_model(self.network))
+
     def _prefix(self, cut: Cut, target_bytes: int) -> tuple[int, int]:
         """Batch and peak."""
         batch = peak = 0
-        for batch in () if cut.at_input else PREFIX_BATCHES:
+        for batch in () if cut.at_input else self._sizes(PREFIX_BATCHES, target_bytes):
             peak = self._peak(prefix_model(cut.prefix, batch))
             if peak <= target_bytes:
                 break
@@ -100,22 +105,23 @@ class Planner:
         # Weights, gradients added up, those that the interpreter hands out, and what the optimizer keeps.
         state_bytes = (3 + len(self.optimizer.slots)) * sum(4 * layer.parameters for layer in subset.layers)
         micro_batch = peak = macs = 0
-        for micro_batch in (size for size in range(self.batch, 0, -1) if self.batch % size == 0):
+        divisors = [size for size in range(self.batch, 0, -1) if self.batch % size == 0]
+        for micro_batch in self._sizes(divisors, target_bytes):
             model = suffix_model(cut.suffix, subset, micro_batch, self.batch)
-            peak = self._peak(model) + state_bytes
+            peak = self._peak(model, state_bytes)
             macs = sum(map(op_macs, model.graphs[0].ops)) // micro_batch
             if peak <= target_bytes:
                 break
         return micro_batch, peak, macs
 
-    def _peak(self, model: Model) -> int:
-        """Of the process with a model of one signature loaded and run.
+    def _sizes(self, sizes: Sequence[int], target_bytes: int) -> Sequence[int]:
+        """From large to small, those worth trying."""
+        return sizes if target_bytes > self.base_bytes else sizes[-1:]
 
-        The model's file is resident only while XNNPACK packs the weights (`runtime.LoadedModel`).
-        """
+    def _peak(self, model: Model, beside_bytes: int = 0) -> int:
+        """Of the process with a model of one signature loaded and run; `beside_bytes`: arrays made in between."""
         (signature,) = model.signatures
         predicted = footprint(model, [signature.name], self.runtime)
-        preparing = predicted.code_bytes + predicted.interpreter_bytes + predicted.file_bytes + predicted.packed_bytes
-        running = predicted.total_bytes - predicted.file_bytes
         fed = sum(tensor.n_bytes for name, tensor in signature.inputs.items() if "/" not in name)  # no weights
-        return self.base_bytes + max(preparing, running + _COPIES * fed)
+        running = predicted.running_bytes + _COPIES * fed + beside_bytes
+        return self.base_bytes + max(predicted.preparing_bytes, running)

@@ -6,7 +6,6 @@ part makes for later ones lies in files until the last of them is done.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from ondevice.betti_numba import geometry
 from ondevice.dataset import to_input
-from ondevice.meter import read_resident
+from ondevice.meter import read_resident, release_free_memory
 from ondevice.probe_parts import Part, Tile
 from ondevice.probe_plan import plan_probe
 from ondevice.rows import RowFile
@@ -55,7 +54,8 @@ def squared_distances(
         with _Files(workspace, network.inputs[0], preprocessing) as files:
             return _distances(network, layers, batches, files, threads, budget_bytes, after_run)
     except OSError as error:
-        raise CapabilityError(f"{workspace} cannot hold what probing keeps there: {error}") from error
+        what = f"{workspace} cannot hold what probing keeps there: {error.strerror}"
+        raise CapabilityError(f"{what}; make room there") from error
 
 
 def _distances(
@@ -119,7 +119,7 @@ def _tile_distances(
         del model
     finally:
         path.unlink(missing_ok=True)
-    _give_memory_back()
+    release_free_memory()
 
 
 def _with_new_pairs(batch: int, sets: Iterable[Sequence[int]]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
@@ -130,13 +130,6 @@ def _with_new_pairs(batch: int, sets: Iterable[Sequence[int]]) -> Iterator[tuple
         pairs = np.ix_(members, members)
         yield members, ~seen[pairs]
         seen[pairs] = True
-
-
-def _give_memory_back() -> None:
-    """Ask glibc to return what is freed: it keeps up to 64 MiB of it, and the next model's arena has another size."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 class _Files:

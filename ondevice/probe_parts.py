@@ -1,7 +1,7 @@
 """Ways to run one segment of a network that is probed: all images whole, in strips, or a few images at a time.
 
-Squared distances add up over the rows of an activation, so where rows stay apart all images run in strips, and each value
-is computed once but for the halo. Elsewhere pairs of blocks of images have to meet, small blocks many times over.
+Squared distances add up over the rows of an activation, so where rows stay apart all images run in strips, and each
+value is computed once but for the halo. Elsewhere pairs of blocks of images have to meet, small ones many times over.
 """
 
 from __future__ import annotations

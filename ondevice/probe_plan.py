@@ -27,6 +27,7 @@ _VALUE_MACS = 32
 _SLACKS = (1.0, 1.4, 2.0, 3.0)
 """By how much the quick estimate may be too low; tried in turn, until what is predicted then hardly slows the plan."""
 _GOOD_ENOUGH = 1.2
+"""A plan that takes no more of the time that was hoped for ends the search."""
 _SLOW = 2.5
 """A plan that takes so many times the network's arithmetic is worth a longer search for a better one."""
 _WORST = 2.5
@@ -68,8 +69,9 @@ def plan_probe(
         return ProbePlan(parts, base_bytes + max(part.peak_bytes(runtime) for part in parts))
     least = base_bytes + max(part.options()[-1].peak_bytes(runtime) for part in finest)
     raise BudgetError(
-        f"the budget is {_mib(budget_bytes)} MiB, and probing with batches of {batch} takes {_mib(least)} MiB even in the "
-        f"smallest pieces, {_mib(base_bytes)} MiB of them in use before it starts: give --budget-mib {_mib(least)}"
+        f"the budget is {_mib(budget_bytes)} MiB, and probing with batches of {batch} takes {_mib(least)} MiB even in "
+        f"the smallest pieces, {_mib(base_bytes)} MiB of them in use before it starts: give --budget-mib {_mib(least)}",
+        least,
     )
 
 
@@ -109,7 +111,7 @@ class _Planner:
         return best[places[-1]][1] if places[-1] in best else []
 
     def _ends(self, first: int, places: Sequence[int], slack: float) -> Iterator[int]:
-        """Places worth trying as the end of a segment; where it fits whole, only those that no later one is better than."""
+        """Places worth trying as a segment's end; where it fits whole, only those that no later one is better than."""
 
         def is_too_large(end: int) -> bool:
             return slack * self._whole(first, end).estimate_bytes() > self.free_bytes

@@ -53,9 +53,7 @@ class RowFile:
             while rest:
                 count = self._file.readinto(rest)
                 if not count:
-                    raise CapabilityError(
-                        f"{self._path}: something has cut the file short: leave it alone and try again"
-                    )
+                    raise CapabilityError(f"{self._path} was cut short while it was in use: try again")
                 rest = rest[count:]
         return values.reshape(len(images) * shape[0], *shape[1:])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import importlib.metadata
 import mmap
 import os
 import sys
@@ -34,18 +33,12 @@ def interpreter_module() -> tuple[str, Any]:
         except ImportError as error:
             reasons.append(str(error))
             continue
-        return f"{distribution} {_version(distribution)}", loaded
+        package = sys.modules[module.partition(".")[0]]
+        return f"{distribution} {getattr(package, '__version__', 'of unknown version')}", loaded
     raise CapabilityError(
         "no TFLite interpreter can be imported: pip install ai-edge-litert (on Termux: pkg install "
         f"python-tflite-runtime). Python says: {'; '.join(reasons)}"
     )
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:  # a nightly build, or a package of the system's
-        return "of unknown version"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,10 @@ class Ratio:
     largest: float
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.smallest:.2f}–{self.largest:.2f})"
+        smallest, middle, largest = (
+            f"{value:.2f}" if value >= 0.095 else f"{value:.3f}" for value in (self.smallest, self.median, self.largest)
+        )
+        return f"{middle} ({smallest}–{largest})"
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,14 @@ def render(title: str, table: Sequence[Row], remarks: Sequence[str]) -> str:
     width = max(len(row.framework) for row in table)
     lines = [
         title,
-        f"{'':{width}} {'s a step':^22} {'peak MiB':^13} │ {'ours ÷ theirs: median (smallest–largest)':^50}",
-        f"{'':{width}} {'first':>8} {'later':>8}      {'peak':>6} {'added':>6} │ "
-        f"{'first epoch':>16} {'later epochs':>16} {'peak':>16}",
+        f"{'':{width}} {'s a step':^18} {'peak MiB':^13} │ {'ours ÷ theirs: median (smallest–largest)':^59}".rstrip(),
+        f"{'':{width}} {'first':>8} {'later':>8}  {'peak':>6} {'added':>6} │ "
+        f"{'first epoch':>19} {'later epochs':>19} {'peak':>19}",
     ]
     for row in table:
-        cells = (f"{ratio!s:>16}" for ratio in (row.first, row.later, row.peak) if ratio is not None)
+        cells = (f"{ratio!s:>19}" for ratio in (row.first, row.later, row.peak) if ratio is not None)
         lines.append(
-            f"{row.framework:{width}} {_seconds(row.first_s):>8} {_seconds(row.later_s):>8}      "
+            f"{row.framework:{width}} {_seconds(row.first_s):>8} {_seconds(row.later_s):>8}  "
             f"{row.peak_bytes / _MIB:>6,.0f} {row.added_bytes / _MIB:>6,.0f} │ {' '.join(cells)}".rstrip()
         )
     notes = [f"{row.framework}: {row.note}" for row in table if row.note]

@@ -128,8 +128,9 @@ def _measure(
         for repeat in range(repeats):
             for name in problems:
                 for framework, python in pythons.items():
-                    print(f"repeat {repeat + 1} of {repeats}: {name}, {framework}", file=sys.stderr)
                     one = measured_by(python, framework, Path(temporary) / name)
+                    done = f"repeat {repeat + 1} of {repeats}: {name}, {framework}"
+                    print(f"{done} {one.first_s:.4f} {one.later_s:.4f} s a step", file=sys.stderr)
                     measured.setdefault((name, framework), []).append(one)
     return measured
 

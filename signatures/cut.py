@@ -40,11 +40,12 @@ def cut_before(network: Graph, names: Collection[str]) -> Cut:
 
     (source,) = network.inputs
     again = sum(map(_work, frozen))
+    made = made_of(network.inputs, frozen)
     best: tuple[Tensor, ...] = (source,)
     least, position = _cost(best, source, again), 0
     for i, (op, crossing) in enumerate(zip(frozen, crossings(order, network.inputs, network.outputs), strict=False)):
         again -= _work(op)
-        if can_cross(crossing) and (cost := _cost(crossing, source, again)) < least:
+        if can_cross(crossing, made) and (cost := _cost(crossing, source, again)) < least:
             best, least, position = tuple(sorted(crossing, key=lambda t: t.name)), cost, i + 1
     prefix = without_dead_ops(Graph("prefix", tuple(order[:position]), network.inputs, best))
     return Cut(prefix, Graph("suffix", tuple(order[position:]), best, network.outputs))
@@ -61,9 +62,18 @@ def crossings(order: Sequence[Op], inputs: Collection[Tensor], outputs: Collecti
         yield crossing
 
 
-def can_cross(crossing: Collection[Tensor]) -> bool:
-    """Whether values can be kept as rows of float32, one an image."""
-    return all(tensor.dtype == "float32" and tensor.shape for tensor in crossing)
+def can_cross(crossing: Collection[Tensor], made: Collection[Tensor]) -> bool:
+    """Whether values can be kept as rows of float32, one an image; `made` is what follows from the images."""
+    return all(tensor.dtype == "float32" and tensor.shape and tensor in made for tensor in crossing)
+
+
+def made_of(inputs: Collection[Tensor], ops: Sequence[Op]) -> set[Tensor]:
+    """`inputs`, and everything that `ops` compute from them."""
+    made = set(inputs)
+    for op in ops:
+        if not made.isdisjoint(op.inputs):
+            made.update(op.outputs)
+    return made
 
 
 def _parted(ops: Sequence[Op], names: Collection[str]) -> tuple[list[Op], list[Op]]:
@@ -86,6 +96,6 @@ def _work(op: Op) -> int:
 
 
 def _cost(crossing: Collection[Tensor], source: Tensor, again: int) -> int:
-    """Multiply-adds for one image. The images themselves are at hand, a byte a value; all else is kept as it is."""
-    kept_bytes = sum(tensor.size if tensor is source else tensor.n_bytes for tensor in crossing)
+    """Multiply-adds for one image. Images alone are at hand, a byte a value; all else is kept as it is."""
+    kept_bytes = source.size if list(crossing) == [source] else sum(tensor.n_bytes for tensor in crossing)
     return kept_bytes * MACS_PER_BYTE + again

@@ -31,6 +31,11 @@ class BudgetError(AdabetError):
 
     exit_code = 4
 
+    def __init__(self, message: str, least_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.least_bytes = least_bytes
+        """Of memory, what would do; 0 where memory is not the reason."""
+
 
 class InterruptedRunError(AdabetError):
     """The run was interrupted; a checkpoint was written."""

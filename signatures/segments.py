@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from signatures.cut import can_cross, crossings
-from signatures.graph import Graph, Op, Tensor
+from signatures.cut import can_cross, crossings, made_of
+from signatures.graph import Graph, Tensor
 from signatures.passes import without_dead_ops
 from signatures.strips import Steps, row_steps
 
@@ -74,14 +74,6 @@ def stretch(network: Graph, probed: Sequence[Tensor]) -> Stretch:
     """`network` as far as the values `probed` need it."""
     graph = without_dead_ops(Graph(network.name, network.ops, network.inputs, tuple(probed)))
     crossing = (frozenset(graph.inputs), *map(frozenset, crossings(graph.ops, graph.inputs, ())))
-    dependent = _dependent(graph.ops, graph.inputs)
-    places = tuple(i for i, tensors in enumerate(crossing) if can_cross(tensors) and tensors <= dependent)
+    made = made_of(graph.inputs, graph.ops)
+    places = tuple(i for i, tensors in enumerate(crossing) if can_cross(tensors, made))
     return Stretch(graph, frozenset(probed), crossing, {t: t.n_bytes for t in graph.tensors()}, places)
-
-
-def _dependent(ops: Sequence[Op], inputs: Sequence[Tensor]) -> set[Tensor]:
-    dependent = set(inputs)
-    for op in ops:
-        if not dependent.isdisjoint(op.inputs):
-            dependent.update(op.outputs)
-    return dependent

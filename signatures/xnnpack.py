@@ -60,7 +60,7 @@ def _takes_slice(op: Op, _new: bool) -> bool:
     return _rest_is_constant(op) and not masks and strides is not None and bool((strides == 1).all())
 
 
-def _takes_mean(op: Op, new: bool) -> bool:
+def _takes_reduction(op: Op, new: bool) -> bool:
     if new or op.inputs[1] is None or op.inputs[1].data is None:
         return new and _rest_is_constant(op)
     rank = len(op.input(0).shape)
@@ -72,9 +72,9 @@ _RULES: dict[str, Callable[[Op, bool], bool]] = {
     **dict.fromkeys(("PAD", "RESHAPE", "SLICE", "TRANSPOSE"), lambda op, new: _rest_is_constant(op)),
     "BATCH_MATMUL": lambda op, new: new,
     "CONCATENATION": lambda op, new: 2 <= len(op.inputs) <= (5 if new else 4),
-    "MEAN": _takes_mean,
+    "MEAN": _takes_reduction,
     "STRIDED_SLICE": _takes_slice,
-    "SUM": lambda op, new: new and _rest_is_constant(op),
+    "SUM": _takes_reduction,
     "TRANSPOSE_CONV": lambda op, new: all(t is None or t.data is not None for t in (*op.inputs[:2], *op.inputs[3:])),
 }
 """By kind: whether XNNPACK takes the op; the second argument says whether it is ai-edge-litert's."""
@@ -86,7 +86,7 @@ def parts(graph: Graph, runtime: str) -> tuple[Part, ...]:
     Of the ops that can run, the first decides the kind of a part; then every op of that kind goes in that can run by
     then, in passes over the execution order. Ops with a side effect (variables, CALL_ONCE) keep their order.
     """
-    kinds = [takes(op, runtime) for op in graph.ops]
+    kinds = _taken(graph, runtime)
     waits: list[int] = []
     wanted_by: dict[Tensor, list[int]] = {}
     followed_by: dict[int, int] = {}
@@ -133,6 +133,18 @@ def _parts(
                         heapq.heappush(this_pass if kinds[k] == kind and k > i else ready[kinds[k]], k)
         found.append(Part(tuple(ops[i] for i in chosen), kind))
     return found
+
+
+def _taken(graph: Graph, runtime: str) -> list[bool]:
+    """Of each op, whether XNNPACK takes it.
+
+    TFLite cannot tell a scalar variable from one of unknown shape (kernels/read_variable.cc). The older delegate takes
+    nothing of a graph that reads one, the newer one all but the reading.
+    """
+    unknown = [op.kind == "READ_VARIABLE" and not op.output.shape for op in graph.ops]
+    if any(unknown) and runtime == TFLITE214:
+        return [False] * len(graph.ops)
+    return [takes(op, runtime) and not unset for op, unset in zip(graph.ops, unknown, strict=True)]
 
 
 def has_side_effect(op: Op) -> bool:

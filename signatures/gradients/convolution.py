@@ -17,7 +17,7 @@ from signatures.builder import GraphBuilder
 from signatures.gradients.dense import weight_gradient
 from signatures.gradients.registry import Gradients, gradient
 from signatures.graph import Array, Op, Options, Tensor
-from signatures.shapes import window_padding
+from signatures.shapes import SAME, VALID, window_padding
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,11 @@ def window_of(op: Op, size: tuple[int, int], over: tuple[int, ...] | None = None
     return Window(size, stride, dilation, (pads[0][0], pads[1][0]), (pads[0][1], pads[1][1]))
 
 
-def spread(b: GraphBuilder, dy: Tensor, window: Window, target: tuple[int, ...]) -> Tensor:
-    """dy with stride−1 zeros between its pixels and a border of zeros, so that a VALID convolution with a window of
-    the same span gives `target`'s height and width.
+def spread(b: GraphBuilder, dy: Tensor, window: Window, target: tuple[int, ...]) -> tuple[Tensor, int]:
+    """dy with stride−1 zeros between its pixels and a border of zeros, and the padding with which a convolution at
+    stride 1, with a window of the same span, then gives `target`'s height and width.
+
+    The padding is SAME, and there is no border, where that puts the same zeros around: kernels do it at no cost.
     """
     n, rows, columns, channels = dy.shape
     down, across = window.stride
@@ -56,7 +58,7 @@ def spread(b: GraphBuilder, dy: Tensor, window: Window, target: tuple[int, ...])
         apart = b.reshape(dy, (n * rows, 1, columns, 1, channels))
         apart = b.pad(apart, [(0, 0), (0, down - 1), (0, 0), (0, across - 1), (0, 0)])
         dy = b.reshape(apart, (n, rows * down, columns * across, channels))
-    border: list[tuple[int, int]] = [(0, 0)]
+    border: list[tuple[int, int]] = []
     keep = [n]
     for i in (0, 1):
         first = window.span[i] - 1 - window.before[i]
@@ -64,7 +66,10 @@ def spread(b: GraphBuilder, dy: Tensor, window: Window, target: tuple[int, ...])
         border.append((first, max(0, last)))
         keep.append(dy.shape[1 + i] + min(0, last))
     cropped = b.strided_slice(dy, [0] * 4, [*keep, channels], [1] * 4)
-    return b.pad(cropped, [*border, (0, 0)])
+    same = [window_padding(cropped.shape[1 + i], window.span[i], 1, 1, SAME) for i in (0, 1)]
+    if border == same:
+        return cropped, SAME
+    return b.pad(cropped, [(0, 0), *border, (0, 0)]), VALID
 
 
 def taps(b: GraphBuilder, x: Tensor, window: Window, rows: int, columns: int) -> list[Tensor]:
@@ -109,6 +114,13 @@ def _taps_by_phase(
         ends = x.shape[0], top // s + rows, left // s + columns, phase + channels
         slices.append(b.strided_slice(phases, begins, ends, (1, 1, 1, 1)))
     return slices
+
+
+def _dilation(window: Window) -> dict[str, int]:
+    """Options of a convolution with the window's dilation; none where it has none."""
+    if window.dilation == (1, 1):
+        return {}
+    return {"DilationHFactor": window.dilation[0], "DilationWFactor": window.dilation[1]}
 
 
 def _now_or_in_graph(
@@ -179,10 +191,11 @@ def _conv_2d_input(b: GraphBuilder, shape: tuple[int, ...], w: Tensor, dy: Tenso
     shape = (*shape[:3], depth)
     if window.size == (1, 1):  # a product with the weights as they are, on the small grid; then the zeros of a stride
         product = b.matmul(b.reshape(dy, (dy.size // units, units)), b.reshape(w, (units, depth)))
-        return spread(b, b.reshape(product, (*dy.shape[:3], depth)), window, shape)
+        return spread(b, b.reshape(product, (*dy.shape[:3], depth)), window, shape)[0]
     filters = adjoint_filter(b, w)
-    options = {"DilationHFactor": window.dilation[0], "DilationWFactor": window.dilation[1]}
-    return b.conv_2d(spread(b, dy, window, shape), filters, None, **options)
+    options = _dilation(window)
+    apart, padding = spread(b, dy, window, shape)
+    return b.conv_2d(apart, filters, None, Padding=padding, **options)
 
 
 def _conv_2d_filter(b: GraphBuilder, x: Tensor, shape: tuple[int, ...], dy: Tensor, window: Window) -> Tensor:
@@ -216,8 +229,8 @@ def _depthwise(b: GraphBuilder, op: Op, dy: Tensor, wanted: Sequence[bool]) -> G
 
 def _depthwise_input(b: GraphBuilder, x: Tensor, w: Tensor, dy: Tensor, window: Window) -> Tensor:
     channels, multiplier = x.shape[3], w.shape[3] // x.shape[3]
-    options = {"DilationHFactor": window.dilation[0], "DilationWFactor": window.dilation[1]}
-    apart = spread(b, dy, window, x.shape)
+    options = _dilation(window)
+    apart, options["Padding"] = spread(b, dy, window, x.shape)
     if multiplier == 1:
         filters = _now_or_in_graph(b, w, lambda data: data[:, ::-1, ::-1, :], lambda tensor: _flipped(b, tensor))
         return b.depthwise_conv_2d(apart, filters, None, **options)

@@ -29,7 +29,8 @@ def _average_pool(b: GraphBuilder, op: Op, dy: Tensor, _wanted: Sequence[bool]) 
     counts = views.sum(axis=(2, 3))[: dy.shape[1], : dy.shape[2]]
     shares = b.mul(dy, b.const((1 / counts)[None, :, :, None].astype(np.float32), "shares"))
     ones = b.const(np.ones((1, *window.size, x.shape[3]), np.float32), "ones")
-    return [b.depthwise_conv_2d(spread(b, shares, window, x.shape), ones, None)]
+    apart, padding = spread(b, shares, window, x.shape)
+    return [b.depthwise_conv_2d(apart, ones, None, Padding=padding)]
 
 
 @gradient("MAX_POOL_2D")

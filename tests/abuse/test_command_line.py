@@ -15,6 +15,9 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "--optimizer": ("adagrad", "--optimizer: invalid choice"),
     "--seed": ("-1", "--seed"),
     "--threads": ("0", "--threads"),
+    "--budget-mib": ("0 -64 1.5", "--budget-mib"),
+    "--time-budget": ("0 -1 nan soon", "--time-budget"),
+    "--replay": ("float64", "--replay: invalid choice"),
 }
 CASES = [(option, value) for option, (values, _) in OPTIONS.items() for value in values.split()]
 

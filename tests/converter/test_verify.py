@@ -124,7 +124,7 @@ def test_a_get_weights_that_returns_something_else_fails(good: Bundle, tmp_path:
     get = model.signature("get_weights")
     b = GraphBuilder("get_weights")
     b.ops = list(get.graph.ops)
-    outputs = {name: b.mul(tensor, b.scalar(1.0 + 1e-6), name) for name, tensor in get.outputs.items()}
+    outputs = {name: b.mul(tensor, b.scalar(1.0 + 1e-6), name=name) for name, tensor in get.outputs.items()}
     inexact = Signature("get_weights", b.graph(list(outputs.values())), {}, outputs)
     graphs = tuple(inexact.graph if graph is get.graph else graph for graph in model.graphs)
     listed = tuple(inexact if signature is get else signature for signature in model.signatures)

@@ -23,7 +23,7 @@ SEED = 3
 SETTINGS = (
     "--rho", 0.1, "--batch", BATCH, "--epochs", EPOCHS, "--lr", 0.002, "--seed", SEED, "--threads", 1,
 )  # fmt: skip
-PHASES = ["open", "probe", "rank", "compile", "before", "train", "export", "evaluate"]
+PHASES = ["open", "probe", "rank", "plan", "compile", "before", "prefix", "train", "export", "evaluate"]
 PLAIN = Path(__file__).with_name("plain_interpreter.py")
 
 
@@ -95,12 +95,31 @@ def test_losses_are_told_by_step_and_by_epoch(run: Run) -> None:
     assert run.report["epochs"][-1]["loss"] < run.report["epochs"][0]["loss"]
 
 
-def test_the_bundles_own_train_file_fits_the_same_data_and_seed(run: Run, mobilenet: Path) -> None:
-    assert run.report["train_source"] == "bundle"
-    assert not list((run.folder.parent / "cache").rglob("*.tflite"))
+def test_the_bundle_ranked_its_layers_alike_on_the_same_data_and_seed(run: Run, mobilenet: Path) -> None:
     manifest = json.loads((mobilenet / "manifest.json").read_text())
     (entry,) = (entry for entry in manifest["train"] if entry["rho"] == 0.1)
     assert entry["layers"] == [row["layer"] for row in run.report["selection"]["table"] if row["picked"]]
+
+
+def test_what_trained_was_compiled_here_and_is_kept(run: Run) -> None:
+    assert run.report["train_source"] == "compiled"
+    (kept,) = (run.folder.parent / "cache").rglob("*.tflite")
+    signatures = tflite.Model.GetRootAs(kept.read_bytes())
+    assert signatures.SignatureDefsLength() == 1
+    assert signatures.SignatureDefs(0).SignatureKey() == b"gradients"
+
+
+def test_the_plan_is_of_what_trained(run: Run) -> None:
+    """Sizes that follow from the network; predicted bytes are no more than plausible here."""
+    plan = run.report["plan"]
+    assert plan["layers"] == [row["layer"] for row in run.report["selection"]["table"] if row["picked"]]
+    assert BATCH % plan["micro_batch"] == 0
+    assert plan["prefix_batch"] > 0
+    assert plan["kept_bytes"] > 0
+    assert plan["kept_bytes"] % (4 * 128) == 0  # float32 rows of as many images as there are
+    assert 0 < plan["prefix_macs"] < plan["prefix_macs"] + plan["train_macs"]
+    for phase in ("prefix", "train", "evaluate"):
+        assert 10 << 20 < plan[f"{phase}_bytes"] < 1 << 30
 
 
 def test_the_bundle_verifies(commands: Commands, mobilenet: Path) -> None:
@@ -117,7 +136,7 @@ def test_events_tell_the_phases_as_they_went(run: Run) -> None:
     spans = [(event["event"], event["phase"]) for event in events if event["event"] in ("start", "end")]
     assert spans == [(kind, phase) for phase in PHASES for kind in ("start", "end")]
     told = [(event["event"], event["phase"]) for event in events if event["event"] not in ("start", "end")]
-    assert told == [("picked", "rank"), ("compiled", "compile"), *[("epoch", "train")] * EPOCHS, ("done", None)]
+    assert told == [("picked", "plan"), ("compiled", "compile"), *[("epoch", "train")] * EPOCHS, ("done", None)]
     assert events[-1]["accuracy"] == run.report["after"]["accuracy"]
 
 
@@ -193,6 +212,6 @@ def test_tflite_runtime_214_adapts_too_and_picks_the_same_layers(
         [row["layer"] for row in report["selection"]["table"] if row["picked"]] for report in (other.report, run.report)
     )
     assert picked == expected
-    assert other.report["train_source"] == "bundle"
+    assert other.report["train_source"] == "compiled"
     np.testing.assert_allclose(other.report["step_losses"][:3], run.report["step_losses"][:3], rtol=1e-4)
     assert other.report["epochs"][-1]["loss"] < other.report["epochs"][0]["loss"]

@@ -4,8 +4,10 @@ One way is a train file for apps: the whole network and batch in one graph, whic
 the device's: a prefix that runs once for each image, rows in a file, micro-batches of the suffix, and the optimizer in
 NumPy. Tensors are compared by their norm and by their largest element: a weight near zero has no digits to spare.
 
-Where ReLU6 has kinks, twenty steps of a network with random weights part any two orders of the same float32 sums;
-TensorFlow's float32 from its float64 by more than the two ways (docs/decisions.md).
+Every step from the same weights is held to 1e-5, and so are twenty in a row of a network without activations. ReLU6 has
+kinks, on which two orders of the same float32 sums part: then twenty steps in a row are as far apart as TensorFlow's
+float32 and float64 (docs/decisions.md). A folded BatchNorm leaves weights so long that twenty steps change them by a
+thousandth; so what a step adds is compared as well.
 """
 
 from __future__ import annotations
@@ -40,12 +42,14 @@ from tests.end_to_end.conftest import NPZ
 from tests.oracles import tensorflow_graph
 from tests.oracles.variants import smooth
 
-IMAGE, BATCH, EPOCHS, STEPS = 64, 16, 4, 20
+BATCH, EPOCHS, STEPS = 16, 4, 20
 IMAGES = STEPS // EPOCHS * BATCH
 MICRO_BATCHES = (1, 4, BATCH)
 CLASSES = 7
 SCHEDULE = Schedule(0.03, STEPS)
 TOLERANCE = 1e-5
+PHOTOGRAPH, BLOTCHES = 64, 48
+"""Pixels of a side: small, for most of the time is TensorFlow's."""
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "pets7"
 Values = Mapping[str, Array]
 
@@ -55,7 +59,13 @@ class Trained:
     """What comes out of twenty steps."""
 
     losses: list[float]
-    weights: Values
+    history: list[Values]
+    """Weights after each step."""
+
+    @property
+    def weights(self) -> Values:
+        """Weights at the end."""
+        return self.history[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +97,15 @@ class Problem:
         """By the train file for apps."""
         write_model(train_model(self.graph, self.subset, BATCH, Optimizer()), folder / "whole.tflite")
         model = LoadedModel(folder / "whole.tflite", 1)
-        losses = []
+        losses, history = [], []
         for step, (x, y) in enumerate(self.batches()):
             rate = np.array(SCHEDULE.at(step), np.float32)
             losses.append(float(model.call("train", {"x": x, "y": y, "learning_rate": rate})["loss"]))
-        return Trained(losses, model.call("get_weights"))
+            history.append(model.call("get_weights"))
+        return Trained(losses, history)
 
-    def on_the_device(self, micro_batch: int, folder: Path) -> Trained:
-        """By what `adapt` does, part by part."""
+    def on_the_device(self, micro_batch: int, folder: Path, guide: Trained | None = None) -> Trained:
+        """By what `adapt` does, part by part; every step but the first starts from the weights of `guide`, if any."""
         cut = cut_before(self.graph, self.names)
         assert 20 < len(cut.prefix.ops) < len(self.graph.ops) - 20, "the cut is not in the middle"
         write_model(prefix_model(cut.prefix, 3), folder / "prefix.tflite")
@@ -109,10 +120,16 @@ class Problem:
         check_trains(model, path, suffix_subset)
         trainee = Trainee(Optimizer(), values_of(self.graph, self.subset), self.subset)
         data = TrainingSet(features, self.split.labels, CLASSES, BATCH, micro_batch, mirror=False, seed=0)
-        losses = []
+        losses, history = [], []
+
+        def after_step(step: int, loss: float) -> None:
+            history.append({name: weight.copy() for name, weight in trainee.weights.items()})
+            for name, weight in trainee.weights.items() if guide else ():
+                weight[:] = guide.history[step][name]
+
         for epoch in range(EPOCHS):
-            losses += train_epoch(model, trainee, data, epoch, SCHEDULE, lambda step, loss: None)
-        return Trained(losses, trainee.weights)
+            losses += train_epoch(model, trainee, data, epoch, SCHEDULE, after_step)
+        return Trained(losses, history)
 
     def by_tensorflow(self, dtype: str) -> Trained:
         """By TensorFlow's kernels and GradientTape, everything in float32 or in float64."""
@@ -127,24 +144,32 @@ class Problem:
             for p, variable in values.items():
                 momentum[p] = exact(0.9) * momentum[p] + exact(min(1.0, 1.0 / norm)) * gradients[p.name]
                 variable.assign(variable.numpy() - exact(SCHEDULE.at(step)) * momentum[p])
-        return Trained(losses, {p.name: variable.numpy() for p, variable in values.items()})
+        return Trained(losses, [{p.name: variable.numpy() for p, variable in values.items()}])
 
 
 def problem(weights: str, split: Split) -> Problem:
-    source = zoo.load("mobilenetv2", weights, IMAGE)
+    source = zoo.load("mobilenetv2", weights, split.images.shape[1])
     head = head_of(source.graph, find_layers(source.graph))
     return Problem(with_new_head(source.graph, head, CLASSES), source.preprocessing, split)
 
 
-def blotches() -> Split:
-    """Random pictures of 4-pixel squares, and labels that have nothing to do with them."""
-    coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, IMAGE // 4, IMAGE // 4, 3), np.uint8)
-    return Split(coarse.repeat(4, 1).repeat(4, 2), (np.arange(IMAGES) % CLASSES).astype(np.int32))
+@pytest.fixture(scope="module")
+def random_weights() -> Problem:
+    """Random weights and random pictures of 4-pixel squares, whose labels have nothing to do with them."""
+    coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, BLOTCHES // 4, BLOTCHES // 4, 3), np.uint8)
+    labels = (np.arange(IMAGES) % CLASSES).astype(np.int32)
+    return problem("random", Split(coarse.repeat(4, 1).repeat(4, 2), labels))
 
 
 @pytest.fixture(scope="module")
-def random_weights() -> Problem:
-    return problem("random", blotches())
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    """ImageNet weights and photographs of cats and dogs, as the owner of a phone would have it."""
+    if not NPZ.exists() or not PHOTOGRAPHS.exists():
+        pytest.skip("no ImageNet weights or no photographs here")
+    data = open_dataset(PHOTOGRAPHS, PHOTOGRAPH, tmp_path_factory.mktemp("photographs"), 0)
+    assert len(data.classes) == CLASSES
+    rows = np.linspace(0, len(data.train) - 1, IMAGES).astype(int)
+    return problem(str(NPZ), Split(data.train.images[rows], data.train.labels[rows]))
 
 
 def errors(got: Values, expected: Values) -> dict[str, float]:
@@ -158,47 +183,85 @@ def errors(got: Values, expected: Values) -> dict[str, float]:
     return found
 
 
-def assert_same(got: Trained, expected: Trained, start: Values) -> None:
-    """Losses and weights to 1e-5, after training that moved every tensor by more than a hundred times that."""
-    np.testing.assert_allclose(got.losses, expected.losses, rtol=TOLERANCE)
-    assert min(errors(expected.weights, start).values()) > 100 * TOLERANCE
-    found = errors(got.weights, expected.weights)
-    assert max(found.values()) < TOLERANCE, found
+def error_of_all(got: Values, expected: Values) -> float:
+    """Of all weights that train, as one vector."""
+    off, whole = (
+        np.concatenate([np.ravel(each) for each in values])
+        for values in ([got[name] - value.astype(np.float64) for name, value in expected.items()], expected.values())
+    )
+    return float(np.linalg.norm(off) / np.linalg.norm(whole))
 
 
-def test_photographs_and_published_weights(tmp_path: Path) -> None:
-    """As the owner of a phone would have it. Measured: 1e-6 at most, whatever the micro-batch."""
-    if not NPZ.exists() or not PHOTOGRAPHS.exists():
-        pytest.skip("no ImageNet weights or no photographs here")
-    data = open_dataset(PHOTOGRAPHS, IMAGE, tmp_path, 0)
-    assert len(data.classes) == CLASSES
-    rows = np.linspace(0, len(data.train) - 1, IMAGES).astype(int)
-    one = problem(str(NPZ), Split(data.train.images[rows], data.train.labels[rows]))
+def errors_of_change(got: Values, expected: Values, before: Values) -> dict[str, float]:
+    """Of what was added to each tensor, by its norm; 0 where that is nothing, as it should be."""
+    found = {}
+    for name, value in expected.items():
+        off, change = np.linalg.norm(got[name] - value), np.linalg.norm(value - before[name])
+        found[name] = float(off / change) if off or change else 0.0
+    return found
+
+
+@pytest.mark.parametrize("name", ["random_weights", "photographs"])
+def test_each_step_from_the_same_weights(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Twenty points along the way, with the real ReLU6: its kinks matter, but are not amplified.
+
+    Measured: weights to 4e-7; what a step adds to 5e-4, of which some is the rounding of far longer weights.
+    """
+    one: Problem = request.getfixturevalue(name)
     expected = one.in_one_graph(tmp_path)
-    assert expected.losses[-1] < 0.5 * expected.losses[0]
+    before = [values_of(one.graph, one.subset), *expected.history]
     for micro_batch in MICRO_BATCHES:
-        assert_same(one.on_the_device(micro_batch, tmp_path), expected, values_of(one.graph, one.subset))
+        got = one.on_the_device(micro_batch, tmp_path, guide=expected)
+        np.testing.assert_allclose(got.losses, expected.losses, rtol=TOLERANCE)
+        for step in range(STEPS):
+            found = errors(got.history[step], expected.history[step])
+            assert max(found.values()) < TOLERANCE, f"step {step + 1} in parts of {micro_batch}: {found}"
+            found = errors_of_change(got.history[step], expected.history[step], before[step])
+            assert max(found.values()) < 5e-3, f"change of step {step + 1} in parts of {micro_batch}: {found}"
 
 
-def test_random_weights_without_kinks(random_weights: Problem, tmp_path: Path) -> None:
-    """The same network without activations, its channels scaled. Measured: 2e-6 at most."""
+def test_twenty_steps_without_kinks(random_weights: Problem, tmp_path: Path) -> None:
+    """The network without activations, its channels scaled. Measured: weights to 2e-6, what training adds to 4e-6."""
     inputs, _ = next(random_weights.batches())
     one = Problem(smooth(random_weights.graph, inputs), random_weights.preprocessing, random_weights.split)
     expected = one.in_one_graph(tmp_path)
     for micro_batch in MICRO_BATCHES:
-        assert_same(one.on_the_device(micro_batch, tmp_path), expected, values_of(one.graph, one.subset))
+        got = one.on_the_device(micro_batch, tmp_path)
+        np.testing.assert_allclose(got.losses, expected.losses, rtol=TOLERANCE)
+        found = errors(got.weights, expected.weights)
+        assert max(found.values()) < TOLERANCE, found
+        found = errors_of_change(got.weights, expected.weights, values_of(one.graph, one.subset))
+        assert max(found.values()) < 2 * TOLERANCE, found
 
 
-def test_random_weights_with_kinks(random_weights: Problem, tmp_path: Path) -> None:
-    """No further apart than TensorFlow's float32 from its float64: 7e-4 where that is 1.5e-3.
+def test_twenty_steps_on_photographs(photographs: Problem, tmp_path: Path) -> None:
+    """All weights together, tensor by tensor, and what was added to each.
 
-    One step is the same to 1e-5 all the same.
+    Measured on five choices of 80 photographs: together 5e-8 to 1.1e-5; the tensor that is furthest off (the head,
+    which starts at zero) 6e-7 to 2.2e-4; changes 3e-5 to 8e-3. TensorFlow's float32 is off its float64 by 6e-7 to 9e-6,
+    by 5e-6 to 2.1e-4, and by 3e-4 to 7e-3.
+    """
+    expected = photographs.in_one_graph(tmp_path)
+    assert expected.losses[-1] < 0.5 * expected.losses[0]
+    for micro_batch in MICRO_BATCHES:
+        got = photographs.on_the_device(micro_batch, tmp_path)
+        assert error_of_all(got.weights, expected.weights) < 3e-5
+        found = errors(got.weights, expected.weights)
+        assert max(found.values()) < 1e-3, found
+        start = values_of(photographs.graph, photographs.subset)
+        found = errors_of_change(got.weights, expected.weights, start)
+        assert max(found.values()) < 3e-2, found
+
+
+def test_twenty_steps_with_kinks_are_as_near_as_tensorflows(random_weights: Problem, tmp_path: Path) -> None:
+    """Random weights leave more values near kinks.
+
+    Measured, all weights together: 5.0e-5 to 6.6e-5, where TensorFlow's float32 is 6.9e-5 off its float64.
     """
     expected = random_weights.in_one_graph(tmp_path)
     single, double = (random_weights.by_tensorflow(dtype) for dtype in ("float32", "float64"))
-    limit = max(errors(single.weights, double.weights).values())
-    assert limit < 1e-2, "not even TensorFlow agrees with itself: this tests nothing"
+    limit = error_of_all(single.weights, double.weights)
+    assert limit < 1e-3, "not even TensorFlow agrees with itself: this tests nothing"
     for micro_batch in MICRO_BATCHES:
         got = random_weights.on_the_device(micro_batch, tmp_path)
-        np.testing.assert_allclose(got.losses[:2], expected.losses[:2], rtol=TOLERANCE)
-        assert max(errors(got.weights, expected.weights).values()) < limit, micro_batch
+        assert error_of_all(got.weights, expected.weights) < 2 * limit, micro_batch

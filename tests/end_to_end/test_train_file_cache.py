@@ -1,4 +1,4 @@
-"""Where the train file comes from: the bundle where it fits, else compiled once and kept, and never used damaged."""
+"""Where the train file comes from: compiled once and kept, never used damaged, never for another request."""
 
 from __future__ import annotations
 
@@ -45,15 +45,19 @@ def test_compiled_once_then_from_the_cache_and_damaged_ones_compiled_again(
 @pytest.mark.parametrize(
     ("more", "source"),
     [
-        ((), "bundle"),
+        ((), "cache"),
+        (("--optimizer", "adam"), "cache"),
+        (("--replay", "float16", "--mirror", "--epochs", 3), "cache"),
         (("--rho", 0.9), "compiled"),
         (("--batch", 12), "compiled"),
-        (("--optimizer", "adam"), "compiled"),
+        (("--criterion", "head"), "compiled"),
     ],
 )
-def test_the_bundles_file_serves_its_subset_batch_and_optimizer_only(
+def test_a_kept_file_serves_its_subset_and_batch_only(
     commands: Commands, tiny_bundle_with_head: Path, tiny_pictures: Path, more: tuple[object, ...], source: str
 ) -> None:
+    """The optimizer and what is kept of the prefix are outside of it. The bundle's own train files are for apps."""
+    assert adapt(commands, tiny_bundle_with_head, tiny_pictures, "first")["train_source"] == "compiled"
     report = adapt(commands, tiny_bundle_with_head, tiny_pictures, "run", *more)
     assert report["train_source"] == source
     assert report["epochs"][-1]["loss"] < report["epochs"][0]["loss"]

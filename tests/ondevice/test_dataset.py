@@ -213,7 +213,9 @@ def test_an_epoch_has_every_image_once_but_for_the_tail(count: int, batch: int, 
     for rows, flipped in batches:
         assert rows.shape == flipped.shape == (batch,)
         assert flipped.dtype == np.bool_
-    for (rows, flipped), (again, flipped_again) in zip(batches, shuffled_batches(count, batch, epoch, seed), strict=True):
+    for (rows, flipped), (again, flipped_again) in zip(
+        batches, shuffled_batches(count, batch, epoch, seed), strict=True
+    ):
         np.testing.assert_array_equal(again, rows)
         np.testing.assert_array_equal(flipped_again, flipped)
 

@@ -11,13 +11,30 @@ from hypothesis import strategies as st
 
 from ondevice.evaluate import Evaluation
 from ondevice.meter import PhaseMemory
+from ondevice.planning import Cost
 from ondevice.report import Report, Settings, TopologyNote, environment, render, write_report
 from ondevice.selection import Ranked, Selection
 from ondevice.training import Epoch
 
 MIB = 1 << 20
 REPORT = Report(
-    settings=Settings("bundle", "my data", "betti", 0.1, 2, 8, 0.01, "sgd", 0.0, 0, 2),
+    settings=Settings(
+        bundle="bundle",
+        data="my data",
+        criterion="betti",
+        rho=0.1,
+        epochs=2,
+        batch=8,
+        learning_rate=0.01,
+        optimizer="sgd",
+        weight_decay=0.0,
+        seed=0,
+        threads=2,
+        mirror=True,
+        replay="float16",
+        budget_bytes=120 * MIB,
+        budget_s=None,
+    ),
     environment=environment("ai-edge-litert 2.3.0"),
     network="tiny",
     weights="random",
@@ -34,6 +51,17 @@ REPORT = Report(
         ),
     ),
     topology=TopologyNote("numpy", 0.01, None, "two matrices"),
+    plan=Cost(
+        layers=("project", "head"),
+        micro_batch=4,
+        prefix_batch=2,
+        prefix_bytes=70 * MIB,
+        train_bytes=90 * MIB,
+        evaluate_bytes=50 * MIB,
+        kept_bytes=12345,
+        prefix_macs=1000,
+        train_macs=3000,
+    ),
     train_source="compiled",
     compile_seconds=0.0625,
     trained_parameters=1234567,
@@ -68,9 +96,15 @@ def test_the_file_is_the_document(tmp_path: Path) -> None:
         "score": 4.0 / 512,
         "picked": True,
         "obstacle": None,
+        "over_budget": False,
     }
     assert read["selection"]["table"][2]["score"] is None
     assert read["settings"]["learning_rate"] == 0.01
+    assert (read["settings"]["budget_bytes"], read["settings"]["budget_s"]) == (120 * MIB, None)
+    assert read["plan"]["layers"] == ["project", "head"]
+    assert [read["plan"][f"{phase}_bytes"] for phase in ("prefix", "train", "evaluate", "kept")] == [
+        70 * MIB, 90 * MIB, 50 * MIB, 12345,
+    ]  # fmt: skip
 
 
 def test_a_run_without_a_probe_has_no_topology(tmp_path: Path) -> None:
@@ -100,11 +134,27 @@ def test_people_read_the_picks_the_phases_and_the_result() -> None:
     project, head = (next(line.split() for line in lines if line.startswith(name)) for name in ("project", "head"))
     assert project == ["project", "4.00", "512", "7.81e-03"]
     assert head == ["head", "3", "head"]
-    opened, train = (next(line.split() for line in lines if line.startswith(name)) for name in ("open ", "train "))
-    assert opened == ["open", "0.5", "64", "40", "24"]
-    assert train == ["train", "2.0", "96", "?", "?"]
     text = "\n".join(lines)
-    assert "compiled (0.06 s), 1,234,567 parameters" in text
+    assert "compiled (0.06 s), 1,234,567 parameters, batches of 8 in 2 × 4" in text
     assert "0.875 → 0.500" in text
     assert "33.3% → 90.0% (30 images)" in text
     assert text.endswith("run/adapted.tflite")
+
+
+def test_people_read_what_a_phase_took_beside_what_was_predicted() -> None:
+    """Where something was: only the plan's phases have a prediction."""
+    lines = render(REPORT).splitlines()
+    header, opened, train = (
+        next(line.split() for line in lines if line.startswith(name)) for name in ("phase ", "open ", "train ")
+    )
+    assert header == ["phase", "seconds", "predicted", "peak", "MiB", "anonymous", "file"]
+    assert opened == ["open", "0.5", "64", "40", "24"]
+    assert train == ["train", "2.0", "90", "96", "?", "?"]
+
+
+def test_layers_that_the_budget_left_out_are_named() -> None:
+    assert "passed over" not in render(REPORT)
+    stem, *others = REPORT.selection.table
+    table = (replace(stem, over_budget=True), *others)
+    text = render(replace(REPORT, selection=replace(REPORT.selection, table=table)))
+    assert "passed over, for they do not fit the budget: stem\n" in text

@@ -7,11 +7,14 @@ import os
 import sys
 from pathlib import Path
 
+import ai_edge_litert
 import numpy as np
 import pytest
 
+from ondevice import runtime
 from ondevice.runtime import LoadedModel, interpreter_module
 from signatures.build import infer, inference_model, train_model
+from signatures.builder import GraphBuilder
 from signatures.errors import CapabilityError, InputError
 from signatures.graph import Model, Op
 from signatures.layers import find_layers
@@ -36,11 +39,8 @@ def test_the_runtime_is_named_with_its_version() -> None:
     assert callable(module.Interpreter)
 
 
-def test_a_runtime_that_no_package_manager_knows_is_used_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(distribution: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(distribution)
-
-    monkeypatch.setattr(importlib.metadata, "version", unknown)
+def test_a_runtime_without_a_version_is_used_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ai_edge_litert, "__version__")
     name, module = interpreter_module()
     assert name == "ai-edge-litert of unknown version"
     assert callable(module.Interpreter)
@@ -136,3 +136,46 @@ def test_loading_leaks_no_file_descriptors(path: Path) -> None:
     for _ in range(5):
         LoadedModel(path, 1).call("infer", {"x": X})
     assert len(list(fd_folder.iterdir())) == before
+
+
+def resident_bytes(path: Path) -> int:
+    """Of the mapped file, as the kernel counts it (proc(5), smaps)."""
+    lines, inside, total = Path("/proc/self/smaps").read_text().splitlines(), False, 0
+    for line in lines:
+        first, *rest = line.split()
+        if "-" in first and not first.endswith(":"):
+            inside = bool(rest) and rest[-1] == str(path)
+        elif inside and first == "Rss:":
+            total += int(rest[0]) * 1024
+    return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="smaps is Linux's")
+def test_weights_that_a_kernel_has_packed_are_not_in_memory_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file stays mapped, and 8 MiB of it would be resident."""
+    b = GraphBuilder("wide")
+    weights = np.random.default_rng(0).normal(size=(1024, 2048)).astype(np.float32)
+    write_model(
+        inference_model(b.graph([b.fully_connected(b.input("x", (1, 2048)), b.const(weights))])), tmp_path / "m"
+    )
+    x = np.ones((1, 2048), np.float32)
+
+    def after_a_call() -> int:
+        model = LoadedModel(tmp_path / "m", 1)
+        np.testing.assert_allclose(model.call("infer", {"x": x})["logits"][0], weights.sum(1), rtol=1e-3, atol=1e-3)
+        return resident_bytes(tmp_path / "m")
+
+    assert after_a_call() < 1 << 20
+    monkeypatch.setattr(runtime, "_drop_mapped_pages", lambda path: None)
+    assert after_a_call() > 4 << 20, "it would not be resident anyway: this tests nothing"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="madvise is Linux's")
+def test_pages_that_were_dropped_are_read_again(path: Path) -> None:
+    """At any time: what the interpreter computes does not depend on it."""
+    model = LoadedModel(path, 1)
+    before = model.call("infer", {"x": X})["logits"]
+    runtime._drop_mapped_pages(path)
+    np.testing.assert_array_equal(model.call("infer", {"x": X})["logits"], before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -154,3 +155,85 @@ def test_the_note_names_the_deepest_layer_that_trains() -> None:
     note = obstacle_note(["a", "b", "c"], {"a": "no gradient rule for X", "b": "no gradient rule for X"})
     assert note == "2 of 3 layers cannot train (no gradient rule for X); the deepest that train are 1, from c on"
     assert obstacle_note(["a"], {"a": "no rule"}).endswith("none trains")
+
+
+# Budgets --------------------------------------------------------------------------------------------------------------
+
+
+def within(names: Sequence[str], costs: dict[str, int], budget: int) -> bool:
+    """Whether layers that cost something each fit a budget together."""
+    return sum(costs[name] for name in names) <= budget
+
+
+def test_a_layer_that_does_not_fit_is_passed_over_for_the_next_best() -> None:
+    """b fits neither alone nor with a; c does, beside a; d would too, but the count is reached."""
+    layers = make_layers(10, 10, 10, 10, 3)
+    costs = {"a": 5, "b": 9, "c": 3, "d": 1}
+    selection = select(
+        layers, layers[-1], np.array([[9, 8, 7, 6]]), "betti", 0.4, fits=lambda names: within(names, costs, 8)
+    )
+    assert selection.picked == ("a", "c", "e")
+    assert [row.layer for row in selection.table if row.over_budget] == ["b"]
+    assert [row.score for row in selection.table] == [0.9, 0.8, 0.7, 0.6, None]
+
+
+def test_where_nothing_fits_the_head_trains_alone() -> None:
+    layers = make_layers(10, 10, 10, 3)
+    selection = select(layers, layers[-1], np.array([[9, 8, 7]]), "betti", 0.5, fits=lambda names: not names)
+    assert selection.picked == ("d",)
+    assert [row.over_budget for row in selection.table] == [True, True, True, False]
+
+
+def test_what_fits_as_a_whole_is_asked_for_once() -> None:
+    """A plan takes time to make."""
+    layers = make_layers(10, 10, 10, 10, 3)
+    asked: list[tuple[str, ...]] = []
+
+    def fits(names: Sequence[str]) -> bool:
+        asked.append(tuple(names))
+        return True
+
+    selection = select(layers, layers[-1], np.array([[1, 3, 2, 4]]), "betti", 0.4, fits=fits)
+    assert selection.picked == ("b", "d", "e")
+    assert asked == [("d", "b")]
+    assert not any(row.over_budget for row in selection.table)
+
+
+def test_a_layer_with_an_obstacle_is_not_over_the_budget() -> None:
+    """Nor is it ever asked about."""
+    layers = make_layers(10, 10, 10, 3)
+
+    def fits(names: Sequence[str]) -> bool:
+        assert "a" not in names
+        return "b" not in names
+
+    selection = select(layers, layers[-1], np.array([[9, 8, 7]]), "betti", 0.25, {"a": "no rule"}, fits)
+    assert selection.picked == ("c", "d")
+    assert [row.over_budget for row in selection.table] == [False, True, False, False]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=9), st.integers(0, 60), st.floats(0.05, 1), st.data())
+def test_every_pick_fits_and_what_was_passed_over_did_not(
+    costs: list[int], budget: int, rho: float, data: st.DataObject
+) -> None:
+    """Better layers come first, and none is left out that would have fitted beside them."""
+    layers = make_layers(*[10] * len(costs), 3)
+    body = [layer.name for layer in layers[:-1]]
+    b1 = data.draw(st.lists(st.integers(0, 99), min_size=len(body), max_size=len(body), unique=True))
+    cost = dict(zip(body, costs, strict=True))
+    selection = select(layers, layers[-1], np.array([b1]), "betti", rho, fits=lambda names: within(names, cost, budget))
+    chosen = [name for name in selection.picked if name != layers[-1].name]
+    count = min(len(body), pick_count(rho, len(layers)))
+    assert within(chosen, cost, budget)
+    assert len(chosen) <= count
+    order = sorted(body, key=lambda name: -b1[body.index(name)])
+    over = {row.layer for row in selection.table if row.over_budget}
+    for place, name in enumerate(order):
+        before = [better for better in order[:place] if better in chosen]
+        if len(before) == count:
+            assert name not in chosen
+            assert name not in over
+        else:
+            fits = within([*before, name], cost, budget)
+            assert (name in chosen) == fits
+            assert (name in over) == (not fits)

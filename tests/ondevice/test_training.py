@@ -1,26 +1,40 @@
-"""Training: the schedule's shape, what is fed to the train signature, and how divergence is told."""
+"""Training: the schedule's shape, what is fed to the file for micro-batches, and how divergence is told."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as stnp
 
-from ondevice.dataset import to_input, training_batches
-from ondevice.packed import Split, read_packed
+from ondevice.dataset import shuffled_batches
+from ondevice.optimizer import Trainee
+from ondevice.packed import read_packed
+from ondevice.replay import Pixels
 from ondevice.runtime import LoadedModel
-from ondevice.training import WARM_UP, Schedule, check_trains, train_epoch, trained_weights
-from signatures.build import train_model
-from signatures.catalogue import read_bundle
+from ondevice.training import (
+    WARM_UP,
+    Schedule,
+    TrainingSet,
+    check_finite,
+    check_trains,
+    cross_entropy,
+    train_epoch,
+)
+from signatures.cut import cut_before
 from signatures.errors import DivergedError, InputError
 from signatures.graph import Array
+from signatures.layers import find_layers
+from signatures.micro_batches import suffix_model
 from signatures.optimizers import Optimizer
-from signatures.subset import subset_of
+from signatures.passes import named_layers
+from signatures.subset import Subset, subset_of, values_of
 from signatures.tflite_io import write_model
 from tests.end_to_end import tiny
 
@@ -50,96 +64,185 @@ def test_a_single_step_runs_at_the_full_rate() -> None:
     assert Schedule(0.5, 1).at(0) == 0.5
 
 
+# An epoch, with everything around it replaced -------------------------------------------------------------------------
+
+IMAGES, BATCH, CLASSES, SEED = 17, 4, 3, 7
+STEPS = IMAGES // BATCH
+LABELS = (np.arange(IMAGES) % CLASSES).astype(np.int32)
+
+
+class Rows:
+    """In place of features: hands out what it is asked for."""
+
+    def take(self, rows: Array, flipped: Array) -> Mapping[str, Array]:
+        return {"x0": rows.astype(np.float32), "x1": flipped.astype(np.float32)}
+
+
 class Spy:
-    """In place of a model: notes its inputs, answers with prepared losses."""
+    """In place of a model: notes its inputs; the logits of image i are row i of a table, gradients are 1, 2, 3 …"""
 
-    def __init__(self, losses: list[float], weights: Mapping[str, Array] | None = None) -> None:
-        self.losses = losses
-        self.weights = weights or {}
-        self.inputs: list[Mapping[str, Array]] = []
+    def __init__(self, logits: Array) -> None:
+        self.logits = logits
+        self.inputs: list[dict[str, Array]] = []
 
-    def call(self, name: str, inputs: Mapping[str, Array] | None = None) -> Mapping[str, Array]:
-        if name == "get_weights":
-            return self.weights
-        assert name == "train"
-        self.inputs.append(inputs or {})
-        return {"loss": np.array(self.losses[len(self.inputs) - 1], np.float32)}
+    def call(self, name: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        assert name == "gradients"
+        self.inputs.append({key: value.copy() for key, value in inputs.items()})
+        gradient = np.full(2, len(self.inputs), np.float32)
+        return {"logits": self.logits[inputs["x0"].astype(int)], "head/weight": gradient}
 
 
-def split(count: int) -> Split:
-    images = np.arange(count * 12, dtype=np.uint8).reshape(count, 2, 2, 3)
-    return Split(images, (np.arange(count) % 3).astype(np.int32))
+class Notebook:
+    """In place of weights that train: notes what is added and the rates, and changes the weights in each step."""
+
+    def __init__(self) -> None:
+        self.weights = {"head/weight": np.zeros(2, np.float32)}
+        self.added: list[list[float]] = [[]]
+        self.rates: list[float] = []
+
+    def add(self, gradients: Mapping[str, Array]) -> None:
+        self.added[-1].append(float(gradients["head/weight"][0]))
+
+    def step(self, rate: float) -> None:
+        self.rates.append(rate)
+        self.added.append([])
+        self.weights["head/weight"] += 1
 
 
-def epoch(spy: Spy, data: Split, number: int = 0, steps: int = 8) -> tuple[list[float], list[tuple[int, float]]]:
+def training_set(micro_batch: int, mirror: bool = False) -> TrainingSet:
+    return TrainingSet(Rows(), LABELS, CLASSES, BATCH, micro_batch, mirror, SEED)
+
+
+def table(seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=(IMAGES, CLASSES)).astype(np.float32)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_an_epoch_feeds_its_batches_part_by_part(micro_batch: int, mirror: bool) -> None:
+    """The rows of an epoch in their order, labels as rows of zeros and a one, and the weights of the moment."""
+    spy, notebook = Spy(table()), Notebook()
+    train_epoch(spy, notebook, training_set(micro_batch, mirror), 1, Schedule(0.1, 8), lambda step, loss: None)
+    batches = list(shuffled_batches(IMAGES, BATCH, 1, SEED))
+    assert len(batches) == STEPS == training_set(micro_batch).steps
+    rows = np.concatenate([rows for rows, _ in batches])
+    assert {len(one["x0"]) for one in spy.inputs} == {micro_batch}
+    np.testing.assert_array_equal(np.concatenate([one["x0"] for one in spy.inputs]), rows)
+    flipped = np.concatenate([flipped for _, flipped in batches])
+    assert flipped.any()
+    np.testing.assert_array_equal(np.concatenate([one["x1"] for one in spy.inputs]), flipped & mirror)
+    truth = np.concatenate([one["truth"] for one in spy.inputs])
+    assert truth.dtype == np.float32
+    np.testing.assert_array_equal(truth, np.eye(CLASSES)[LABELS[rows]])
+    parts = BATCH // micro_batch
+    assert [one["head/weight"][0] for one in spy.inputs] == [k // parts for k in range(STEPS * parts)]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_a_step_has_the_gradients_of_all_its_parts_and_its_own_rate(micro_batch: int) -> None:
+    notebook, parts = Notebook(), BATCH // micro_batch
+    train_epoch(Spy(table()), notebook, training_set(micro_batch), 1, Schedule(0.1, 8), lambda step, loss: None)
+    assert notebook.added == [[1.0 + parts * k + i for i in range(parts)] for k in range(STEPS)] + [[]]
+    assert notebook.rates == [Schedule(0.1, 8).at(STEPS + k) for k in range(STEPS)]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_the_loss_is_the_mean_over_the_batch_and_is_told(micro_batch: int) -> None:
     told: list[tuple[int, float]] = []
     losses = train_epoch(
-        spy, data, tiny.PREPROCESSING, 4, number, Schedule(0.1, steps), 7, lambda step, loss: told.append((step, loss))
+        Spy(table()), Notebook(), training_set(micro_batch), 1, Schedule(0.1, 8), lambda *each: told.append(each)
     )
-    return losses, told
+    expected = [
+        cross_entropy(table()[rows], LABELS[rows]).mean() for rows, _ in shuffled_batches(IMAGES, BATCH, 1, SEED)
+    ]
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)
+    assert told == [(STEPS + k, loss) for k, loss in enumerate(losses)]
 
 
-def test_an_epoch_feeds_its_batches_with_the_rate_of_each_step() -> None:
-    spy, data = Spy([3, 2, 1, 0]), split(17)
-    losses, told = epoch(spy, data, number=1)
-    assert losses == [3, 2, 1, 0]
-    assert told == [(4, 3), (5, 2), (6, 1), (7, 0)]
-    for i, (images, labels) in enumerate(training_batches(data, 4, 1, 7)):
-        np.testing.assert_array_equal(spy.inputs[i]["x"], to_input(images, tiny.PREPROCESSING))
-        np.testing.assert_array_equal(spy.inputs[i]["y"], labels)
-        rate = spy.inputs[i]["learning_rate"]
-        assert (rate.dtype, rate.shape) == (np.float32, ())
-        assert rate == np.float32(Schedule(0.1, 8).at(4 + i))
-    assert len(spy.inputs) == 4
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_stops_the_epoch(loss: float) -> None:
-    spy = Spy([1, loss, 1, 1])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_the_epoch(value: float) -> None:
+    """Before the step that it would make."""
+    logits = table()
+    (_, _), (second, _) = list(shuffled_batches(IMAGES, BATCH, 0, SEED))[:2]
+    logits[second[-1]] = value
+    notebook = Notebook()
     with pytest.raises(DivergedError, match=r"at step 2 .*try a smaller --lr"):
-        epoch(spy, split(16))
-    assert len(spy.inputs) == 2
+        train_epoch(Spy(logits), notebook, training_set(2), 0, Schedule(0.1, 8), lambda step, loss: None)
+    assert len(notebook.rates) == 1
 
 
 def test_weights_that_are_not_finite_are_no_result() -> None:
     good = {"a/weight": np.zeros(3, np.float32)}
-    assert trained_weights(Spy([], good)) == good
-    with pytest.raises(DivergedError, match="b/weight"):
-        trained_weights(Spy([], {**good, "b/weight": np.array([1, math.inf], np.float32)}))
+    check_finite(good)
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(DivergedError, match="b/weight"):
+            check_finite({**good, "b/weight": np.array([1, value], np.float32)})
 
 
-@pytest.fixture(scope="module")
-def train_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    bundle = read_bundle(tiny.write_bundle(tmp_path_factory.mktemp("training") / "bundle", own_head=True))
-    path = tmp_path_factory.mktemp("training") / "train.tflite"
-    write_model(train_model(bundle.network, subset_of(bundle.layers, PICKED), tiny.BATCH, Optimizer()), path)
+# The loss -------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    stnp.arrays(np.float32, (5, 4), elements=st.floats(-80, 80, width=32)),
+    stnp.arrays(np.int32, 5, elements=st.integers(0, 3)),
+)
+def test_the_loss_of_each_row_is_its_cross_entropy(logits: Array, labels: Array) -> None:
+    wide = logits.astype(np.longdouble)
+    expected = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(5), labels]
+    found = cross_entropy(logits, labels)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected.astype(np.float64), rtol=1e-9, atol=1e-12)
+
+
+def test_rows_do_not_touch_each_other() -> None:
+    """One that overflows float32's exponential, one that has no loss, one that is what it would be alone."""
+    logits = np.array([[3e38, 0.0], [math.nan, 1.0], [0.5, 0.25]], np.float32)
+    found = cross_entropy(logits, np.array([0, 0, 1], np.int32))
+    assert found[0] == 0.0
+    assert math.isnan(found[1])
+    assert found[2] == pytest.approx(math.log1p(math.exp(0.25)), rel=1e-12)
+
+
+# With a file ----------------------------------------------------------------------------------------------------------
+
+
+NETWORK = tiny.network(len(tiny.CLASSES))
+NETWORK = named_layers(NETWORK, [layer.op for layer in find_layers(NETWORK)], tiny.LAYERS)
+SUBSET = subset_of(find_layers(NETWORK), PICKED)
+
+
+def train_file(path: Path, micro_batch: int) -> Path:
+    """Of the whole network: images go in as they are."""
+    cut = cut_before(NETWORK, PICKED)
+    assert cut.at_input, "the tiny network's maps are cheaper than its images"
+    write_model(suffix_model(cut.suffix, SUBSET, micro_batch, tiny.BATCH), path)
     return path
 
 
-def test_a_train_file_is_checked_against_the_subset_it_is_to_train(train_file: Path, tmp_path: Path) -> None:
-    bundle = read_bundle(tiny.write_bundle(tmp_path / "bundle", own_head=True))
-    model = LoadedModel(train_file, 1)
-    check_trains(model, train_file, subset_of(bundle.layers, PICKED))
-    with pytest.raises(InputError, match=r"train\.tflite trains .*b_project/weight.*, not stem/weight"):
-        check_trains(model, train_file, subset_of(bundle.layers, ["stem", *PICKED]))
+def test_a_train_file_is_checked_against_the_subset_it_is_to_train(tmp_path: Path) -> None:
+    path = train_file(tmp_path / "train.tflite", 2)
+    model, layers = LoadedModel(path, 1), find_layers(NETWORK)
+    check_trains(model, path, SUBSET)
+    with pytest.raises(InputError, match=r"train\.tflite trains .*b_project/weight.*, not stem/weight.*: delete it"):
+        check_trains(model, path, subset_of(layers, ["stem", *PICKED]))
     with pytest.raises(InputError, match="trains"):
-        check_trains(model, train_file, subset_of(bundle.layers, ["head"]))
+        check_trains(model, path, subset_of(layers, ["head"]))
+    wider = tuple(replace(layer, weight_shape=(9, *layer.weight_shape[1:])) for layer in SUBSET.layers)
+    with pytest.raises(InputError, match="trains"):
+        check_trains(model, path, Subset(wider))
 
 
-def test_training_lowers_the_loss_and_moves_the_picked_layers(train_file: Path, tmp_path: Path) -> None:
-    data = read_packed(tiny.write_pictures(tmp_path / "pictures")).train
-    model = LoadedModel(train_file, 1)
-    before = trained_weights(model)
-    steps = 6 * (len(data) // tiny.BATCH)
-    means = [
-        np.mean(
-            train_epoch(
-                model, data, tiny.PREPROCESSING, tiny.BATCH, number, Schedule(0.02, steps), 0, lambda step, loss: None
-            )
-        )
-        for number in range(6)
-    ]
-    after = trained_weights(model)
+@pytest.mark.parametrize("micro_batch", [2, tiny.BATCH])
+def test_training_lowers_the_loss_and_moves_the_picked_layers(tmp_path: Path, micro_batch: int) -> None:
+    split = read_packed(tiny.write_pictures(tmp_path / "pictures")).train
+    model = LoadedModel(train_file(tmp_path / "train.tflite", micro_batch), 1)
+    before = values_of(NETWORK, SUBSET)
+    trainee = Trainee(Optimizer(), before, SUBSET)
+    features = Pixels(split, tiny.PREPROCESSING)
+    data = TrainingSet(features, split.labels, len(tiny.CLASSES), tiny.BATCH, micro_batch, mirror=True, seed=0)
+    schedule = Schedule(0.02, 6 * data.steps)
+    means = [np.mean(train_epoch(model, trainee, data, n, schedule, lambda step, loss: None)) for n in range(6)]
     assert means[-1] < 0.7 * means[0]
-    assert set(after) == {f"{layer}/{part}" for layer in PICKED for part in ("weight", "bias")}
-    assert all(np.abs(after[name] - before[name]).max() > 1e-4 for name in after)
+    assert trainee.weights.keys() == {f"{layer}/{part}" for layer in PICKED for part in ("weight", "bias")}
+    assert all(np.abs(value - before[name]).max() > 1e-4 for name, value in trainee.weights.items())
+    check_finite(trainee.weights)

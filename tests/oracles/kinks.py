@@ -82,7 +82,7 @@ def away_from_kinks(graph: Graph, x: Array) -> Graph:
 def within_rounding(graph: Graph, x: Array, parameters: Mapping[Parameter, tf.Variable]) -> bool:
     """Whether float32 may put a value on the other side of a kink, or turn a maximum around, for an image of `x`.
 
-    It may where the distance is below the largest error in the map, of TensorFlow in float32 from TensorFlow in float64.
+    It may where that is nearer than TensorFlow's float32 is to its float64 where they differ most in the map.
     """
     for image in x:
         exact, rough = ({graph.inputs[0]: tf.constant(image[None], dtype)} for dtype in ("float64", "float32"))

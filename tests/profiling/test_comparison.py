@@ -31,6 +31,7 @@ def test_ratios_are_formed_within_a_repeat() -> None:
     found = ratio([1.0, 3.0, 1.2], [2.0, 6.0, 2.0])
     assert (found.median, found.smallest, found.largest) == pytest.approx((0.5, 0.5, 0.6))
     assert str(found) == "0.50 (0.50–0.60)"
+    assert str(ratio([0.001], [1.0])) == "0.001 (0.001–0.001)"
 
 
 def test_rows() -> None:

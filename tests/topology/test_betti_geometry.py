@@ -48,7 +48,9 @@ def test_lopsided_gram_matrix_is_symmetrised() -> None:
 def test_bad_values_of_a_gram_matrix_are_found_in_its_distances(value: float, place: tuple[int, int, int]) -> None:
     gram = np.zeros((5, 4, 4))
     gram[place] = gram[2, 2, 2] = value
-    with pytest.raises(InputError, match=r"Matrices \[2\] of 5, counted from 0, hold NaN, infinity or values too large"):
+    with pytest.raises(
+        InputError, match=r"Matrices \[2\] of 5, counted from 0, hold NaN, infinity or values too large"
+    ):
         checked(squared_distances(gram))
 
 
