@@ -29,12 +29,12 @@ from ondevice.planning import TARGET_BYTES, Cost, Planner
 from ondevice.probe import squared_distances
 from ondevice.replay import Features, Keeping, Pixels, Prefix, keep_rows, room_bytes
 from ondevice.report import Report, Settings, TopologyNote, environment, write_report
-from ondevice.runtime import LoadedModel, interpreter_module
+from ondevice.runtime import LoadedModel, drop_mapped_pages, interpreter_module
 from ondevice.selection import Fits, Selection, select
 from ondevice.training import Epoch, Schedule, TrainingSet, check_finite, check_trains, train_epoch
 from signatures.autodiff import untrainable
 from signatures.build import inference_model
-from signatures.catalogue import Bundle, file_sha256, read_bundle
+from signatures.catalogue import MODEL, Bundle, file_sha256, read_bundle
 from signatures.cut import Cut, cut_before
 from signatures.errors import BudgetError, DivergedError, InputError
 from signatures.graph import Array, Graph
@@ -179,6 +179,7 @@ class Pipeline:
         with self.meter.phase(name), self.events.phase(name):
             yield
         release_free_memory()
+        drop_mapped_pages(self.request.bundle / MODEL)
 
     def _open(self) -> _Opened:
         request = self.request
@@ -338,6 +339,7 @@ class Pipeline:
         check_trains(model, compiled.path, subset)
         trained = subset_of(opened.layers, plan.layers)
         trainee = Trainee(request.optimizer, values_of(opened.network, trained), trained)
+        drop_mapped_pages(request.bundle / MODEL)  # where the weights were copied from
         data = TrainingSet(
             features,
             split.labels,

@@ -14,7 +14,7 @@ from signatures.layers import find_layers, op_macs
 from signatures.memory import footprint
 from signatures.micro_batches import prefix_model, suffix_model
 from signatures.optimizers import Optimizer
-from signatures.subset import subset_of
+from signatures.subset import Subset, subset_of
 
 TARGET_BYTES = 160 << 20
 """What the process stays within where it can: larger micro-batches take more and are hardly faster."""
@@ -73,14 +73,18 @@ class Planner:
         prefix_batch, prefix_bytes = self._prefix(cut, target_bytes)
         # A prefix whose results cannot be kept stays loaded beside the rest.
         beside = 0 if kept_bytes or cut.at_input else prefix_bytes - self.base_bytes
-        micro_batch, train_bytes, train_macs = self._train(cut, chosen, target_bytes - beside)
+        subset = subset_of(find_layers(cut.suffix), chosen)
+        weight_bytes = sum(4 * layer.parameters for layer in subset.layers)
+        # Weights, gradients added up, those that the interpreter hands out, and what the optimizer keeps.
+        beside += (3 + len(self.optimizer.slots)) * weight_bytes
+        micro_batch, train_bytes, train_macs = self._train(cut, subset, beside, target_bytes)
         return Cost(
             layers=tuple(name for name in layers if name in chosen),
             micro_batch=micro_batch,
             prefix_batch=prefix_batch,
             prefix_bytes=prefix_bytes,
-            train_bytes=train_bytes + beside,
-            evaluate_bytes=self._evaluate_bytes,
+            train_bytes=train_bytes,
+            evaluate_bytes=self._evaluate_bytes + weight_bytes,  # those that training made
             kept_bytes=kept_bytes,
             prefix_macs=sum(map(op_macs, cut.prefix.ops)),
             train_macs=train_macs,
@@ -99,16 +103,13 @@ class Planner:
                 break
         return batch, peak
 
-    def _train(self, cut: Cut, chosen: set[str], target_bytes: int) -> tuple[int, int, int]:
+    def _train(self, cut: Cut, subset: Subset, beside_bytes: int, target_bytes: int) -> tuple[int, int, int]:
         """Micro-batch, peak, and multiply-adds for one image."""
-        subset = subset_of(find_layers(cut.suffix), chosen)
-        # Weights, gradients added up, those that the interpreter hands out, and what the optimizer keeps.
-        state_bytes = (3 + len(self.optimizer.slots)) * sum(4 * layer.parameters for layer in subset.layers)
         micro_batch = peak = macs = 0
         divisors = [size for size in range(self.batch, 0, -1) if self.batch % size == 0]
         for micro_batch in self._sizes(divisors, target_bytes):
             model = suffix_model(cut.suffix, subset, micro_batch, self.batch)
-            peak = self._peak(model, state_bytes)
+            peak = self._peak(model, beside_bytes)
             macs = sum(map(op_macs, model.graphs[0].ops)) // micro_batch
             if peak <= target_bytes:
                 break

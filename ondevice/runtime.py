@@ -69,7 +69,7 @@ class LoadedModel:
         except (ValueError, RuntimeError) as error:
             raise InputError(f"the interpreter refuses {path}: {error} {''.join(messages)}".strip()) from None
         self._runners: dict[str, Any] = {}
-        _drop_mapped_pages(path)
+        drop_mapped_pages(path)
 
     def inputs(self, name: str) -> Mapping[str, tuple[int, ...]]:
         """Argument names of signature `name` and their shapes. InputError if the file has no such signature."""
@@ -111,7 +111,7 @@ class LoadedModel:
         return self._signatures[name]
 
 
-def _drop_mapped_pages(path: Path) -> None:
+def drop_mapped_pages(path: Path) -> None:
     """Give back the pages of a mapped file: kernels have packed copies of most weights once they are prepared, and what
     is read again comes from the page cache. Nothing where the system has no such maps.
     """

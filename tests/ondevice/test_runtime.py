@@ -168,7 +168,7 @@ def test_weights_that_a_kernel_has_packed_are_not_in_memory_twice(
         return resident_bytes(tmp_path / "m")
 
     assert after_a_call() < 1 << 20
-    monkeypatch.setattr(runtime, "_drop_mapped_pages", lambda path: None)
+    monkeypatch.setattr(runtime, "drop_mapped_pages", lambda path: None)
     assert after_a_call() > 4 << 20, "it would not be resident anyway: this tests nothing"
 
 
@@ -177,5 +177,5 @@ def test_pages_that_were_dropped_are_read_again(path: Path) -> None:
     """At any time: what the interpreter computes does not depend on it."""
     model = LoadedModel(path, 1)
     before = model.call("infer", {"x": X})["logits"]
-    runtime._drop_mapped_pages(path)
+    runtime.drop_mapped_pages(path)
     np.testing.assert_array_equal(model.call("infer", {"x": X})["logits"], before)
