@@ -83,7 +83,7 @@ $(ENV_BENCH): pyproject.toml
 	$(call install,$(VENV_BENCH),-e . --group bench); \
 	touch $@
 
-.PHONY: help setup demo export pack verify inspect adapt test test-foreign test-zoo test-ops bench lint clean
+.PHONY: help setup demo export pack verify inspect adapt test test-foreign test-zoo test-ops bench memory-lab lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2} \
@@ -168,6 +168,9 @@ bench: $(BENCH_BUNDLE)/manifest.json ## a training step beside TensorFlow's and 
 #: [PYTHON_TORCH=a Python with torch, numpy, flatbuffers and tflite; without it .venv-bench is made]
 	@$(if $(PYTHON_TORCH),,$(MAKE) $(ENV_BENCH) || echo "going on without PyTorch" >&2)
 	@$(RUN) -m profiling.frameworks $(BENCH_BUNDLE) --pytorch $(or $(PYTHON_TORCH),$(VENV_BENCH)/bin/python) $(ARGS)
+
+memory-lab: $(ENV) ## memory predicted and measured: four networks, five subsets, two micro-batches (a quarter of an hour)
+	@$(RUN) -m profiling.memory_lab $(ARGS)
 
 lint: $(ENV) ## style, format and types
 	@$(RUN) -m ruff check --quiet .

@@ -118,6 +118,7 @@ def _add_gradients(
         results = model.call("gradients", {**features, "truth": truth, **trainee.weights})
         trainee.add(results)
         total += float(cross_entropy(results["logits"], labels).sum())
+        del results  # the next call hands out as much again
     return total / data.batch
 
 
