@@ -21,7 +21,7 @@ from ondevice.compiled import TrainFile, train_file
 from ondevice.dataset import Dataset, open_dataset, probe_batches
 from ondevice.evaluate import Evaluation, evaluate
 from ondevice.events import Events
-from ondevice.meter import Meter, read_resident, release_free_memory
+from ondevice.meter import Meter, keep_large_blocks_apart, read_resident, release_free_memory
 from ondevice.optimizer import Trainee
 from ondevice.outline import RHO_GRID, Outline
 from ondevice.pace import Pace, images_a_second
@@ -100,6 +100,7 @@ class Pipeline:
     def __init__(self, request: Request, events: Events) -> None:
         self.request = request
         self.events = events
+        keep_large_blocks_apart()
         self.runtime, _ = interpreter_module()
         self.meter = Meter()
         self.workspace = request.run / "work"
