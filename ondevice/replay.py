@@ -29,7 +29,7 @@ SPARE_BYTES = 64 << 20
 
 
 class Features(Protocol):
-    """The inputs of `accumulate` for images of a split."""
+    """The inputs x0, x1 … of `gradients` for images of a split."""
 
     def take(self, rows: NDArray[np.intp], flipped: NDArray[np.bool_]) -> Mapping[str, Array]:
         """x0, x1 …, float32, for the given images, mirrored where `flipped` says so."""

@@ -15,32 +15,22 @@ from signatures.optimizers import Optimizer, Trained, step
 from signatures.subset import Parameter
 
 
-def initial_values(
-    network: Graph, parameters: Sequence[Parameter], optimizer: Optimizer, also: Sequence[str] = ()
-) -> Graph:
-    """The graph that creates all variables: weights as in `network`, optimizer state at zero, counters at one.
-
-    `also` names further tensors of each parameter's shape that start at zero.
-    """
+def initial_values(network: Graph, parameters: Sequence[Parameter], optimizer: Optimizer) -> Graph:
+    """The graph that creates all variables: weights as in `network`, optimizer state at zero, counters at one."""
     b = GraphBuilder("initial_values")
     for p in parameters:
         op, slot = p.slot
         b.assign(b.variable(p.name), network.ops[op].input(slot))
-        for kind in (*optimizer.slots, *also):
-            b.assign(b.variable(state_name(p, kind)), zeros(b, p))
+        for state in optimizer.slots:
+            zeros = b.emit("FILL", (b.ints(p.shape, "shape"), b.scalar(0.0)))
+            b.assign(b.variable(_state_name(p, state)), zeros)
     for name in optimizer.counters:
         b.assign(b.variable(name), b.const(np.array(1.0, np.float32)))
     return b.graph([])
 
 
-def state_name(parameter: Parameter, kind: str) -> str:
-    """Name of the variable that holds what belongs to a parameter: momentum, gradient …"""
-    return f"{parameter.name}/{kind}"
-
-
-def zeros(b: GraphBuilder, parameter: Parameter) -> Tensor:
-    """Zeros of a parameter's shape."""
-    return b.emit("FILL", (b.ints(parameter.shape, "shape"), b.scalar(0.0)))
+def _state_name(parameter: Parameter, slot: str) -> str:
+    return f"{parameter.name}/{slot}"
 
 
 def read_weights(b: GraphBuilder, parameters: Sequence[Parameter]) -> dict[Parameter, Tensor]:
@@ -56,14 +46,14 @@ def emit_step(
     rate: Tensor,
 ) -> None:
     """Emit one step of the optimizer, which changes weights and state. Every use of a weight has to come before."""
-    states = {p: [b.variable(state_name(p, slot)) for slot in optimizer.slots] for p in weights}
+    states = {p: [b.variable(_state_name(p, slot)) for slot in optimizer.slots] for p in weights}
     counters = [b.variable(name) for name in optimizer.counters]
     trained = [
         Trained(
             weight,
             gradients[p],
             tuple(
-                b.read(handle, p.shape, state_name(p, slot))
+                b.read(handle, p.shape, _state_name(p, slot))
                 for handle, slot in zip(states[p], optimizer.slots, strict=True)
             ),
             decays=not p.is_bias,
