@@ -83,7 +83,7 @@ $(ENV_BENCH): pyproject.toml
 	$(call install,$(VENV_BENCH),-e . --group bench); \
 	touch $@
 
-.PHONY: help setup demo export pack verify inspect adapt kernels rank ranking test test-foreign test-zoo test-topology test-ops bench memory-lab lint clean
+.PHONY: help setup demo export pack verify inspect adapt kernels rank ranking test test-foreign test-zoo test-topology test-ops device-lab test-device profile-android bench memory-lab lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2} \
@@ -156,6 +156,12 @@ ranking: given-BUNDLE given-DATA $(ENV) ## how stable the ranking of layers is o
 #: BUNDLE=DIR DATA="DIR [DIR]" [ARGS="--draws 10 --criteria betti fisher --out FOLDER"]
 	@$(RUN) -m profiling.ranking "$(BUNDLE)" $(foreach data,$(DATA),--data "$(data)") $(ARGS)
 
+profile-android: given-BUNDLE given-DATA $(ENV) ## adapt on a phone or board over adb, three times, and measure it
+#: BUNDLE=DIR DATA=DIR [SERIAL=HOST:PORT or the number at USB] [OUT=FOLDER]
+#: [ARGS="--keep-awake --place ssh -- --rho 0.2"]
+	@$(RUN) -m android_harness run "$(BUNDLE)" "$(DATA)" $(call option,--serial,SERIAL) --repeats 3 \
+	  --out "$(or $(OUT),profile-$(shell date +%Y%m%d-%H%M%S))" $(ARGS)
+
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
 test: $(ENV214) lint ## everything that has to hold: lint, types, and the tests on both runtimes
@@ -187,6 +193,14 @@ bench: $(BENCH_BUNDLE)/manifest.json ## a training step beside TensorFlow's and 
 
 memory-lab: $(ENV) ## memory predicted and measured: four networks, five subsets, two micro-batches (a quarter of an hour)
 	@$(RUN) -m profiling.memory_lab $(ARGS)
+
+device-lab: $(ENV) ## an arm64 Debian in .work/device-lab, run by QEMU, with both runtimes; as root (8 minutes)
+	@$(RUN) -m tests.device.lab build
+
+test-device: $(ENV214) device-lab ## the harness against that Debian behind an ADB daemon; as root (a quarter of an hour)
+	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" \
+	  $(RUN) -m pytest tests/device tests/android_harness -m "slow or not slow" -s $(ARGS)
+	@$(RUN) -m tests.bench.adb_push
 
 lint: $(ENV) ## style, format and types
 	@$(RUN) -m ruff check --quiet .

@@ -44,6 +44,14 @@ def parser() -> argparse.ArgumentParser:
             "--keys", type=Path, default=DEFAULT_FOLDER, help="folder of adbkey (default ~/.android, as adb)"
         )
         c.add_argument(
+            "--confirm", type=_seconds, default=60.0, metavar="SECONDS",
+            help="how long the owner has to accept our key on the screen (default 60)",
+        )  # fmt: skip
+        c.add_argument(
+            "--patience", type=_seconds, default=30.0, metavar="SECONDS",
+            help="how long to wait for a device that went away (default 30)",
+        )  # fmt: skip
+        c.add_argument(
             "--work", help="folder on the device (default: adabet in /data/local/tmp, else in the home folder)"
         )
         c.add_argument("--ssh-user", default="root", help="for --place ssh; Termux takes any name (default root)")
@@ -109,7 +117,15 @@ def _on_device(options: argparse.Namespace) -> int:
     if options.command is _run:
         _check_adapt_arguments(options.arguments)
         _check_out(options.out)
-    address = Address(options.serial, options.keys, options.work, options.ssh_user, options.ssh_port)
+    address = Address(
+        options.serial,
+        options.keys,
+        options.confirm,
+        options.patience,
+        options.work,
+        options.ssh_user,
+        options.ssh_port,
+    )
     with connected(address) as session:
         command: Callable[[Session, argparse.Namespace], int] = options.command
         return command(session, options)

@@ -105,7 +105,9 @@ conditions() {
 properties() {
     section getprop
     has getprop && getprop 2>/dev/null | grep -E \
-        '^\[ro\.(product\.(model|manufacturer|cpu\.abilist|cpu\.abi)|build\.(display\.id|version\.(release|sdk))|soc\.(manufacturer|model)|board\.platform|hardware)\]:'
+        -e '^\[ro\.product\.(model|manufacturer|cpu\.abilist|cpu\.abi)\]:' \
+        -e '^\[ro\.build\.(display\.id|version\.(release|sdk))\]:' \
+        -e '^\[ro\.(soc\.(manufacturer|model)|board\.platform|hardware)\]:'
 }
 
 identity() {

@@ -21,6 +21,7 @@ from android_harness.errors import (
     WrongAbiError,
 )
 from android_harness.link import Output
+from android_harness.parsers import free_bytes
 from android_harness.parsers.memory import ProcessMemory, Rollup, parse_smaps_rollup, parse_status
 from android_harness.parsers.text import first_values
 from android_harness.places import Place
@@ -33,7 +34,9 @@ PERIOD_S = 1.0
 _CONDITIONS_PERIOD_S = 10.0
 """Between two readings of heat and frequencies, for which Android starts a Java-like `dumpsys` or two."""
 _STOP_S = 60.0
-_KILLED, _ILLEGAL, _SEGMENTATION, _NOT_FOUND = 137, 132, 139, (126, 127)
+_KILLED, _ILLEGAL, _NOT_FOUND = 137, 132, (126, 127)
+_NO_ROOM = 64 << 10
+"""Bytes free on a disk where the smallest files cannot be written any more."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,15 @@ class Job:
             )
         if ended.code == 0 and not ended.stopped:
             return None
+        words = self.place.shell(f"tail -n 4 {quote(self.folder)}/said/stderr 2>/dev/null").text.strip()
+        free = free_bytes(self.place.shell(f"df -k {quote(self.folder)}").text)
+        if "No space left" in words or (free is not None and free < _NO_ROOM):
+            return DeviceFullError(f"no room is left in {self.folder}: {words or 'not even for an error message'}")
         if ended.code in (None, _KILLED):
             return KilledError(
                 f"the system killed the run after {ended.seconds:.0f} s. {self._killer()} A smaller "
                 f"--budget-mib may fit; on Android 12 and later see --no-phantom-killer"
             )
-        words = self.place.shell(f"tail -n 4 {quote(self.folder)}/said/stderr 2>/dev/null").text.strip()
-        if "No space left" in words:
-            return DeviceFullError(f"{words}")
         if ended.code == _ILLEGAL:
             return WrongAbiError(f"a package is not built for this processor (SIGILL): {words}")
         if ended.code in _NOT_FOUND:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import sys
@@ -50,6 +51,7 @@ _CONNECT_S = 10.0
 _ATTEMPTS = 6
 """How often one operation is begun on a connection that keeps breaking."""
 _MODE = 0o100644
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BROKEN = (
     OSError,
     KeyError,  # adb-shell looks up what a garbled message calls itself
@@ -87,17 +89,20 @@ class Output:
 class Link:
     """One device: `serial` is HOST:PORT for TCP, else a USB serial number; None is whatever is plugged in.
 
+    keys: folder of adbkey. confirm_s: how long the owner has to accept the key on the device's screen. patience_s: how
+    long we wait for a device that went away.
+
     Every operation can be repeated without harm, so that it is begun anew after a broken connection. Raises
     NoDeviceError and UnauthorisedError when opened; ConnectionLostError where a device that answered stays away.
     """
 
-    def __init__(self, serial: str | None, keys: Path, patience_s: float = 30.0, confirm_s: float = 60.0) -> None:
+    def __init__(self, serial: str | None, keys: Path, confirm_s: float, patience_s: float) -> None:
         sum_quickly()
         self.serial = serial or "USB"
         self.reconnections = 0
         """How often the connection broke and came back."""
         self._signers = signers(keys)
-        self._public_key_hint = keys / "adbkey.pub"
+        self._public_key = keys / "adbkey.pub"
         self._patience_s = patience_s
         self._confirm_s = confirm_s
         self._usb_serial = serial
@@ -142,7 +147,7 @@ class Link:
         if output.code:
             words = output.text.strip()[-400:]
             if _says_full(words):
-                raise DeviceFullError(f"{words}")
+                raise DeviceFullError(words)
             raise DeviceAnswerError(f"`{command[:80]}` ended with {output.code}: {words or 'no word'}")
         return output.text
 
@@ -194,7 +199,10 @@ class Link:
                 piece.unlink()
 
         try:
+            before = self.reconnections
             self._through(fetch)
+            if self.reconnections > before:
+                self.shell(f"rm -f {quote(remote + REST)}")
             whole.replace(local)
         finally:
             whole.unlink(missing_ok=True)
@@ -217,6 +225,8 @@ class Link:
             try:
                 return operation(self._device)
             except _BROKEN as error:
+                if isinstance(error, OSError) and (error.filename or error.errno in _NO_ROOM):
+                    raise CapabilityError(f"on this computer: {error}") from None
                 self._reconnect(error)
         raise ConnectionLostError(f"the connection broke {_ATTEMPTS} times in a row")
 
@@ -253,14 +263,14 @@ class Link:
                 self._signers, transport_timeout_s=_CONNECT_S, auth_timeout_s=self._confirm_s, auth_callback=tell
             )
         except DeviceAuthError as error:
-            raise UnauthorisedError(f"{error}") from None
+            raise UnauthorisedError(str(error)) from None
         except _BROKEN as error:
             _close(device)
             if asked:
                 raise UnauthorisedError(
-                    f"the device does not know this computer's key, and nobody confirmed it within {self._confirm_s:g} s. "
-                    f"Unlock the screen, run this again and tap Allow; a daemon without a screen has a list of keys, to "
-                    f"which {self._public_key_hint} belongs"
+                    f"the device does not know this computer's key, and nobody confirmed it in {self._confirm_s:g} s. "
+                    f"Unlock the screen, run this again and tap Allow; a daemon without a screen has a list of keys, "
+                    f"to which {self._public_key} belongs"
                 ) from None
             if isinstance(error, InvalidCommandError) and "STLS" in str(error):
                 raise CapabilityError(
@@ -290,4 +300,4 @@ def _close(device: AdbDevice) -> None:
 
 
 def _says_full(words: str) -> bool:
-    return "No space left" in words or "Disk quota exceeded" in words or "Out of memory" in words
+    return "No space left" in words or "Disk quota exceeded" in words

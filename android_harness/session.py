@@ -24,13 +24,15 @@ _HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Address:
-    """Which device, and how to get in: serial (see Link), folder of keys, user and port of an sshd on it.
+    """Which device, and how to get in: serial, keys, confirm_s, patience_s (see Link), user and port of an sshd on it.
 
     work: folder on the device; None finds one.
     """
 
     serial: str | None
     keys: Path
+    confirm_s: float
+    patience_s: float
     work: str | None
     ssh_user: str
     ssh_port: int = TERMUX_PORT
@@ -103,7 +105,7 @@ def connected(address: Address) -> Iterator[Session]:
     Whatever goes wrong with the device in the block, its message begins with the device's name.
     """
     try:
-        with Link(address.serial, address.keys) as link:
+        with Link(address.serial, address.keys, address.confirm_s, address.patience_s) as link:
             work = address.work or _work_folder(link)
             session = Session(link, AdbPlace(link), work, address)
             link.checked(f"mkdir -p {quote(work)}")

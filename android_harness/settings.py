@@ -73,7 +73,10 @@ def change(link: Link, settings: Iterable[Setting], journal: str) -> tuple[str, 
         # A whole line and a line break in one write: a journal that breaks off here is one line short.
         link.checked(f"echo {quote(back)} >> {quote(journal)} && sync")
         output = link.shell(setting.write.format(quote(setting.wanted)))
-        if output.code or link.checked(setting.read).strip() != setting.wanted:
+        now = link.checked(setting.read).strip()
+        if now != setting.wanted:
+            if now == before:
+                link.checked(f"sed -i '$d' {quote(journal)}")  # there is nothing to put back
             restore(link, journal)
             raise CapabilityError(
                 f"cannot set {setting.name} to {setting.wanted}: {output.text.strip()[-200:] or 'no word'}; "

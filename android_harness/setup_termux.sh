@@ -4,9 +4,9 @@
 #   sh setup_termux.sh           install what is missing
 #   sh setup_termux.sh --check   only say what is missing
 #
-# Nothing is asked, and where nothing is missing nothing is done. stdout: one JSON object, as python_facts.py beside this
-# file prints it, {} where there is no Python; stderr: the conversation. Exit codes: 0 everything is there, 2 usage, 7
-# something is missing or this is not Termux.
+# Nothing is asked, and where nothing is missing nothing is done. stdout: one JSON object, as python_facts.py beside
+# this file prints it, {} where there is no Python; stderr: the conversation. Exit codes: 0 everything is there,
+# 2 usage, 7 something is missing or this is not Termux.
 
 # openssh: for reaching a Termux that adb may not enter (run-as). Neither runtime has wheels for Termux, and NumPy and
 # Pillow do not build there by themselves, so these come from Termux; flatbuffers and tflite are pure Python.
@@ -62,8 +62,8 @@ packages=$(missing_packages)
 if [ "${1-}" != --check ]; then
     if [ -n "$packages" ]; then
         say "installing $packages"
-        # Termux is a rolling release: a package built for another Python than the installed one does not load, so what is
-        # there goes along.
+        # Termux is a rolling release: a package built for another Python than the installed one does not load, so
+        # what is there goes along.
         # shellcheck disable=SC2086
         if ! { unasked upgrade && unasked install $packages; }; then
             say "error: pkg could not install $packages"

@@ -10,6 +10,8 @@ import numpy as np
 from adb_shell.exceptions import TcpTimeoutException
 from adb_shell.transport.base_transport import BaseTransport
 
+_ROWS = 256
+
 
 class WholeTcpTransport(BaseTransport):  # type: ignore[misc]
     """A TCP connection that writes whole messages and notices its end.
@@ -64,7 +66,11 @@ class WholeTcpTransport(BaseTransport):  # type: ignore[misc]
 
 def checksum(data: bytes | bytearray) -> int:
     """Sum of all bytes modulo 2³², what a message of protocol version 0x01000000 carries."""
-    return int(np.frombuffer(data, np.uint8).sum(dtype=np.uint64)) & 0xFFFFFFFF
+    values = np.frombuffer(data, np.uint8)
+    columns = len(values) // _ROWS
+    # 256 bytes add up to at most 65280, so the processor adds 16-bit lanes: four times as fast as a plain sum().
+    sums = values[: columns * _ROWS].reshape(_ROWS, columns).sum(axis=0, dtype=np.uint16)
+    return int(sums.sum(dtype=np.uint64) + values[columns * _ROWS :].sum(dtype=np.uint64)) & 0xFFFFFFFF
 
 
 def sum_quickly() -> None:

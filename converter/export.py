@@ -121,7 +121,7 @@ def _write_files(
 ) -> None:
     write_model(bundle_model(network, layers, plan.batch), folder / MODEL)
     if source.batchnorm_scale:
-        np.savez(folder / BATCHNORM_SCALE, allow_pickle=False, **source.batchnorm_scale)
+        np.savez(folder / BATCHNORM_SCALE, **source.batchnorm_scale)  # type: ignore[arg-type]
     evidence = Evidence() if plan.probe is None else Evidence(b1=_probe(source, network, layers, plan))
     train = [_train_entry(network, layers, evidence, rho, plan, folder) for rho in plan.rhos]
     manifest = Manifest(

@@ -16,7 +16,8 @@ def write_weights(weights: Mapping[str, Array], path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **weights)
+            # No allow_pickle=False: NumPy 1 takes that for one more array. Float32 is never pickled.
+            np.savez(file, **weights)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

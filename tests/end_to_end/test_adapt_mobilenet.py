@@ -213,5 +213,7 @@ def test_tflite_runtime_214_adapts_too_and_picks_the_same_layers(
     )
     assert picked == expected
     assert other.report["train_source"] == "compiled"
+    with np.load(other.folder / "weights.npz") as weights, np.load(run.folder / "weights.npz") as ours:
+        assert set(weights) == set(ours)
     np.testing.assert_allclose(other.report["step_losses"][:3], run.report["step_losses"][:3], rtol=1e-4)
     assert other.report["epochs"][-1]["loss"] < other.report["epochs"][0]["loss"]
