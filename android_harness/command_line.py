@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    ours, adapts = _split(sys.argv[1:] if arguments is None else list(arguments))
+    ours, adapts = split(sys.argv[1:] if arguments is None else list(arguments))
     options = parser().parse_args(ours)
     if adapts and options.command is not _run:
         parser().error("only `run` takes options of ondevice.adapt, behind --")
@@ -190,7 +190,7 @@ def _restore(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """What stands before the first --, and what behind it."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:at], arguments[at + 1 :]

@@ -30,7 +30,9 @@ from signatures.errors import AdabetError
 LEASE_S = 120
 """A run that nobody asks after for so long ends itself: a phone that was unplugged does not go on for nobody."""
 PERIOD_S = 1.0
-"""Between two looks; each costs the device some ten small processes."""
+"""Between two looks; each costs the device three small processes."""
+_REST = 4.0
+"""Between two looks at least so many times what one takes: on a slow device looking must not be what is measured."""
 _CONDITIONS_PERIOD_S = 10.0
 """Between two readings of heat and frequencies, for which Android starts a Java-like `dumpsys` or two."""
 _STOP_S = 60.0
@@ -93,8 +95,8 @@ class Job:
             told = sections(self._script(f"tick {quote(self.folder)} {beat} {offset}").text)
             if "end" not in told:
                 raise DeviceAnswerError(f"no sense in what the run says of itself: {told}")
-            if "status" in told:
-                memory = parse_status(told["status"]), parse_smaps_rollup(told.get("smaps_rollup", ""))
+            if "process" in told:
+                memory = parse_status(told["process"]), parse_smaps_rollup(told["process"])
                 samples.append(Sample(round(time.monotonic() - began, 3), *memory))
             *whole, _ = told.get("events", "\n")[:-1].split("\n")  # the last line break is the script's own
             for line in whole:  # what is being written follows the next time
@@ -110,7 +112,8 @@ class Job:
                 )
             if look - began >= _CONDITIONS_PERIOD_S * (len(during) + 1):
                 during.append(self.conditions())
-            time.sleep(max(0.0, PERIOD_S - (time.monotonic() - look)))
+            took = time.monotonic() - look
+            time.sleep(max(PERIOD_S - took, _REST * took))
         raise AssertionError("unreachable")
 
     def conditions(self) -> Conditions:

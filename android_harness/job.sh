@@ -12,13 +12,23 @@
 action=$1
 job=$2
 
-born() { # when the process $1 began, in ticks since the system did: with the number it names one process for good
-  sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20
+# By the shell alone, since starting a process takes a phone some 5 ms, and `tick` runs every second.
+stat_of() { # state and birth, in ticks since the system began, of the process $1: with the number it names one for good
+  line=
+  { read -r line <"/proc/$1/stat"; } 2>/dev/null
+  line=${line##*) }
+  # shellcheck disable=SC2086
+  set -- $line
+  state=${1-}
+  birth=${20-}
 }
 
-lives() { # whether the process that a file names, "number born", still runs and is not a zombie
-  [ -s "$job/state/$1" ] && read -r number born <"$job/state/$1" && [ "$(born "$number")" = "$born" ] &&
-    [ "$(sed 's/.*) //' "/proc/$number/stat" 2>/dev/null | cut -c 1)" != Z ]
+lives() { # whether the process that a file names, "number birth", still runs and is not a zombie
+  number=
+  { read -r number noted <"$job/state/$1"; } 2>/dev/null
+  [ -n "$number" ] || return 1
+  stat_of "$number"
+  [ "$birth" = "$noted" ] && [ "$state" != Z ]
 }
 
 end() { # TERM, five seconds for it to take leave, KILL
@@ -53,7 +63,8 @@ keep) # LEASE TIMEOUT COMMAND…
   timeout=$4
   shift 4
   cd "$job/state" || exit 1
-  echo "$$ $(born $$)" >keeper.new && mv keeper.new keeper
+  stat_of $$
+  echo "$$ $birth" >keeper.new && mv keeper.new keeper
   sh "$0" become "$job" "$@" >../said/stdout 2>../said/stderr &
   child=$!
   seconds=0
@@ -85,7 +96,8 @@ keep) # LEASE TIMEOUT COMMAND…
 
 become) # COMMAND…
   shift 2
-  echo "$$ $(born $$)" >"$job/state/pid.new" && mv "$job/state/pid.new" "$job/state/pid" && exec "$@"
+  stat_of $$
+  echo "$$ $birth" >"$job/state/pid.new" && mv "$job/state/pid.new" "$job/state/pid" && exec "$@"
   ;;
 
 tick)
@@ -94,13 +106,13 @@ tick)
   echo "@@facts job@@"
   if lives pid || lives keeper; then echo "running: yes"; else echo "running: no"; fi
   for name in exit stopped; do
-    [ -s "$job/state/$name" ] && echo "$name: $(cat "$job/state/$name")"
+    value=
+    { read -r value <"$job/state/$name"; } 2>/dev/null
+    [ -n "$value" ] && echo "$name: $value"
   done
   if lives pid; then
-    echo "@@facts status@@"
-    cat "/proc/$number/status" 2>/dev/null
-    echo "@@facts smaps_rollup@@"
-    cat "/proc/$number/smaps_rollup" 2>/dev/null
+    echo "@@facts process@@"
+    cat "/proc/$number/status" "/proc/$number/smaps_rollup" 2>/dev/null
   fi
   echo "@@facts events@@"
   tail -c "+$(($4 + 1))" "$job/run/events.jsonl" 2>/dev/null

@@ -190,8 +190,8 @@ def start_sshd(box: Box, home: Path) -> None:
     public = (home / ".ssh" / "id_ed25519.pub").read_text().strip()
     with Link(box.serial, box._keys, 5, 30) as link:
         link.checked(
-            f"mkdir -p /root/.ssh && chmod 700 /root /root/.ssh && echo '{public}' > /root/.ssh/authorized_keys && "
-            "chmod 600 /root/.ssh/authorized_keys && "
+            f"mkdir -p ~/.ssh && chmod 700 ~ ~/.ssh && echo '{public}' > ~/.ssh/authorized_keys && "
+            "chmod 600 ~/.ssh/authorized_keys && "
             "rm -f /tmp/hostkey && dropbearkey -t ed25519 -f /tmp/hostkey && "
             "setsid dropbear -r /tmp/hostkey -p 127.0.0.1:8022 -F </dev/null >/dev/null 2>&1 & sleep 3"
         )

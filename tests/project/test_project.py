@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import inspect
@@ -12,9 +13,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import android_harness.command_line
+import android_harness.errors
 import converter.__main__
 import ondevice.adapt
 import ondevice.betti_numba.__main__
@@ -24,12 +28,13 @@ from signatures.errors import AdabetError
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTION = "adabet-ondevice"
-PACKAGES = {"signatures", "converter", "ondevice"}
+PACKAGES = {"signatures", "converter", "ondevice", "android_harness"}
 PARSERS = {
     "ondevice.adapt": ondevice.adapt.parser,
     "ondevice.inspect": ondevice.inspect.parser,
     "ondevice.betti_numba": ondevice.betti_numba.__main__.parser,
     "converter": converter.__main__.parser,
+    "android_harness": android_harness.command_line.parser,
 }
 DOCUMENTS = ("README.md", "docs/foreign.md", "docs/formats.md", "docs/devices.md")
 IMPORT_LIMIT_MIB = 60
@@ -155,6 +160,17 @@ def mentions(document: str) -> Iterator[str]:
     yield from re.findall(r"`([^`\n]+)`", text)
 
 
+def help_texts() -> str:
+    """What the commands say of their options, those of subcommands included."""
+    texts = []
+    for parser in (make() for make in PARSERS.values()):
+        texts.append(parser.format_help())
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                texts += [subcommand.format_help() for subcommand in action.choices.values()]
+    return "\n".join(texts)
+
+
 def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -183,7 +199,11 @@ def test_documented_commands_parse(document: str) -> None:
         if command := re.match(r"(?:env/bin/)?python -m (.+)", line):
             module, *arguments = shlex.split(command[1])
             try:
+                for_adapt: list[str] = []
+                if module == "android_harness":
+                    arguments, for_adapt = android_harness.command_line.split(arguments)
                 PARSERS[module]().parse_args(arguments)
+                ondevice.adapt.parser().parse_args(["bundle", "--data", "data", *for_adapt])
             except SystemExit:
                 pytest.fail(f"{document}: {line}")
 
@@ -194,10 +214,12 @@ def test_mentioned_modules_and_options_exist(document: str) -> None:
         if named := re.match(r"python -m ([\w.]+)(?: ([a-z]+))?", code):
             assert importlib.util.find_spec(named[1]), code
             if named[2]:
-                assert re.search(rf"[{{,]{named[2]}[,}}]", PARSERS[named[1]]().format_help()), code
+                assert re.search(rf"[{{,]{named[2]}[,}}]|^ +{named[2]}\b", PARSERS[named[1]]().format_help(), re.M), (
+                    code
+                )
         for option in re.findall(r"(?<![\w-])--[a-z-]+", code):
             if option not in ("--help", "--no-build-isolation"):
-                assert option in PARSERS["ondevice.adapt"]().format_help(), f"{document}: {code}"
+                assert option in help_texts(), f"{document}: {code}"
 
 
 def anchors(document: Path) -> set[str]:
@@ -214,9 +236,9 @@ def test_links_lead_somewhere(document: str) -> None:
         assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
 
 
-def exit_codes() -> dict[str, int]:
+def exit_codes(module: ModuleType = signatures.errors) -> dict[str, int]:
     """Error class → exit code."""
-    errors = (value for _, value in inspect.getmembers(signatures.errors, inspect.isclass))
+    errors = (value for _, value in inspect.getmembers(module, inspect.isclass))
     return {error.__name__: error.exit_code for error in errors if issubclass(error, AdabetError)}
 
 
@@ -234,6 +256,7 @@ def test_exit_codes_of_the_readme() -> None:
 
 
 def test_exit_codes_of_the_formats() -> None:
-    documented = {row[1].strip("`"): int(row[0]) for row in exit_code_table("docs/formats.md")}
-    assert documented.pop("–") == 0
-    assert documented == exit_codes()
+    rows = [(row[1].strip("`"), int(row[0])) for row in exit_code_table("docs/formats.md")]
+    assert [code for name, code in rows if name == "–"] == [0, android_harness.command_line.INTERRUPTED]
+    of_devices = {name: code for name, code in exit_codes(android_harness.errors).items() if code >= 10 and code != 70}
+    assert {name: code for name, code in rows if name != "–"} == exit_codes() | of_devices
