@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -41,25 +42,20 @@ class Plan:
     python: str | None
 
 
-def adapt(session: Session, plan: Plan, settings: Iterable[Setting]) -> tuple[Profile, AdabetError | None]:
+def adapt(session: Session, plan: Plan, settings: Sequence[Setting]) -> tuple[Profile, AdabetError | None]:
     """Run the plan; the profile of what was done, and what ended it early.
 
     profile.json is written after every repeat. Settings are put back whatever happens, unless the connection is gone:
     then the next command does it, for what they were is written down on the device.
     """
     restore(session.link, session.journal)  # of a run that could not
-    push_inputs(session, plan.bundle, plan.data)
     place, python = choose(session, plan.place, plan.python)
     try:
         _let_in(session, place)
         stop_abandoned(session, place)
-        changed = change(session.link, settings, session.journal)
-        try:
+        push_inputs(session, plan.bundle, plan.data)
+        with _changed(session, settings) as changed:
             return _repeat(session, plan, place, python, changed)
-        finally:
-            if changed:
-                with uninterrupted("putting the device's settings back …"):
-                    restore(session.link, session.journal)
     finally:
         place.close()
 
@@ -114,6 +110,17 @@ def _repeat(
             f"{plan.out}); let it cool down, on a mains charger, with nothing else open, or allow more --cooldown"
         )
     return profile, failure
+
+
+@contextmanager
+def _changed(session: Session, settings: Sequence[Setting]) -> Iterator[tuple[str, ...]]:
+    """The settings are so in the block, and what they were behind it, however it ends."""
+    try:
+        yield change(session.link, settings, session.journal)
+    finally:
+        if settings:
+            with uninterrupted("putting the device's settings back …"):
+                restore(session.link, session.journal)
 
 
 def _let_in(session: Session, place: Place) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from android_harness import doctor, leftovers, profile
 from android_harness.adapting import Plan, adapt
-from android_harness.inputs import push_inputs
+from android_harness.inputs import check_inputs, push_inputs
 from android_harness.keys import DEFAULT_FOLDER
 from android_harness.pythons import choose
 from android_harness.session import PLACES, Address, Session, connected
@@ -19,10 +21,10 @@ from android_harness.setting_up import set_up
 from android_harness.settings import AWAKE, PHANTOM_KILLER, governors
 from android_harness.ssh import TERMUX_PORT
 from ondevice.adapt import parser as adapt_parser
-from signatures.errors import UsageError, exit_code_of
+from signatures.errors import CapabilityError, UsageError, exit_code_of
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: what a shell shows of a program that SIGINT ended."""
+"""Exit code after Ctrl-C, SIGTERM or SIGHUP: what a shell shows of a program that SIGINT ended."""
 _OURS = {"out": "--out", "data": "--data", "json": "--json", "force": "--force", "dry_run": "--dry-run"}
 _MANY = 1000
 
@@ -52,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
             help="how long to wait for a device that went away (default 30)",
         )  # fmt: skip
         c.add_argument(
-            "--work", help="folder on the device (default: adabet in /data/local/tmp, else in the home folder)"
+            "--work", help="folder on the device in which ours is made (default: /data/local/tmp, else the home folder)"
         )
         c.add_argument("--ssh-user", default="root", help="for --place ssh; Termux takes any name (default root)")
         c.add_argument("--ssh-port", type=int, default=TERMUX_PORT, help=f"for --place ssh (default {TERMUX_PORT})")
@@ -106,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if adapts and options.command is not _run:
         parser().error("only `run` takes options of ondevice.adapt, behind --")
     options.arguments = adapts
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # the device is to be left as after Ctrl-C
     try:
         return exit_code_of(lambda: _on_device(options))
     except KeyboardInterrupt:
@@ -116,7 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _on_device(options: argparse.Namespace) -> int:
     if options.command is _run:
         _check_adapt_arguments(options.arguments)
-        _check_out(options.out)
+    if options.command in (_run, _push):
+        check_inputs(options.bundle, options.data)
+    if options.command in (_run, _pull):
+        _make_out(options.out, empty=options.command is _run)
     address = Address(
         options.serial,
         options.keys,
@@ -170,7 +177,6 @@ def _run(session: Session, options: argparse.Namespace) -> int:
         *([AWAKE] if options.keep_awake else ()),
         *([PHANTOM_KILLER] if options.no_phantom_killer else ()),
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
     result, failure = adapt(session, plan, settings)
     print(json.dumps(result.document()) if options.json else profile.render(result))
     if failure is not None:
@@ -205,9 +211,16 @@ def _check_adapt_arguments(arguments: Sequence[str]) -> None:
             raise UsageError(f"{option} is for the harness to set, not to be given behind --")
 
 
-def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty: choose another --out")
+def _make_out(out: Path, empty: bool) -> None:
+    """Make the folder for results, before the device has worked for them."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if empty and any(out.iterdir()):
+            raise UsageError(f"{out} is not empty: choose another --out")
+        if not os.access(out, os.W_OK):
+            raise PermissionError(13, os.strerror(13))
+    except OSError as error:
+        raise CapabilityError(f"cannot write {out}: {error.strerror}; choose another --out") from None
 
 
 def _count(text: str) -> int:

@@ -25,10 +25,12 @@ _MODERATE = 2
 """PowerManager.THERMAL_STATUS_MODERATE, `moderate throttling where UX is not largely impacted`: from here on the system
 itself says that it is slower to be felt. LIGHT (`UX is not impacted`) may be a warm case and full frequencies, so it
 counts only where nothing tells the frequencies."""
+_SWAPPED_BYTES = 1 << 20
+"""What of the process may be in swap: memory is shown in whole MiB, and a run's peak varies by more itself (9 MiB,
+README). A phone with zram moves single pages that nobody has touched for a while, which costs the run nothing."""
 _SWAPPED_PAGES = 256
-"""Pages written to swap by the whole system during a run that are not worth a word. The kernel reclaims in rounds of
-32 (SWAP_CLUSTER_MAX in include/linux/swap.h); 8 rounds, 1 MiB of pages of 4 KiB, is less than a run's peak varies by
-itself (9 MiB, README), and a system that is really short of memory writes thousands a second."""
+"""Pages written to swap by the whole system during a run that are not worth a word: eight rounds of reclaim, which
+takes 32 at a time (SWAP_CLUSTER_MAX in include/linux/swap.h)."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,21 @@ def concerns(
     """Why a run must not be averaged in, in words; empty where nothing speaks against it.
 
     process_swap_bytes: VmSwap of the measured process, each time it was read. What the device does not tell is no
-    reason: see `tells_throttling`.
+    reason: see `tells_throttling`; nor is what `notes` says.
     """
     readings = (before, *during, after)
     return (
         *_thermal_concerns(readings),
         *_firmware_concerns(readings),
         *_frequency_concerns(readings),
-        *_swap_concerns(readings, process_swap_bytes),
+        *_swap_concerns(process_swap_bytes),
     )
+
+
+def notes(before: Conditions, during: Sequence[Conditions], after: Conditions) -> tuple[str, ...]:
+    """What a reader of a run's figures should know, though the run counts: in words, empty where there is nothing."""
+    readings = (before, *during, after)
+    return (*_frequency_notes(readings), *_paging_notes(readings))
 
 
 def tells_throttling(conditions: Conditions) -> bool:
@@ -152,33 +160,66 @@ def _firmware_concerns(readings: Sequence[Conditions]) -> list[str]:
 
 
 def _frequency_concerns(readings: Sequence[Conditions]) -> list[str]:
-    ceilings: dict[str, list[int]] = {}
+    return [
+        f"throttled: the limit of {limit.policy} was lowered from {_mhz(limit.first_khz)} to {_mhz(limit.least_khz)} MHz"
+        for limit in _limits(readings)
+        if limit.least_khz < limit.first_khz
+    ]
+
+
+def _frequency_notes(readings: Sequence[Conditions]) -> list[str]:
+    """Limits that stood below what the cores can from the first reading on.
+
+    Whose they are cannot be told: many a vendor caps its cores for good, and such a device would never count.
+    """
+    found = []
+    for limit in _limits(readings):
+        if limit.least_khz < limit.first_khz or limit.first_khz >= (limit.hardware_khz or 0):
+            continue
+        how_long = "throughout" if limit.most_khz == limit.first_khz else f"at first and {_mhz(limit.most_khz)} later"
+        found.append(
+            f"{limit.policy} was limited to {_mhz(limit.first_khz)} of {_mhz(limit.hardware_khz or 0)} MHz {how_long}, "
+            "by its maker, a power saver or earlier heat"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """What a group of cores might run at, over all readings: the first, the least, the most; and what they can."""
+
+    policy: str
+    first_khz: int
+    least_khz: int
+    most_khz: int
+    hardware_khz: int | None
+
+
+def _limits(readings: Sequence[Conditions]) -> list[_Limit]:
+    told: dict[str, list[int]] = {}
     hardware: dict[str, int] = {}
     for reading in readings:
         for policy in reading.policies:
             if policy.max_khz is not None:
-                ceilings.setdefault(policy.name, []).append(policy.max_khz)
+                told.setdefault(policy.name, []).append(policy.max_khz)
             if policy.hardware_max_khz is not None:
                 hardware[policy.name] = policy.hardware_max_khz
-    found = []
-    for name, khz in ceilings.items():
-        low, high = min(khz), max(khz)
-        if low < high:
-            found.append(f"throttled: the limit of {name} was lowered from {high // 1000} to {low // 1000} MHz")
-        elif low < hardware.get(name, 0):
-            found.append(
-                f"throttled: {name} was limited to {low // 1000} of {hardware[name] // 1000} MHz throughout, by heat, "
-                "a power saver or whoever set the device up"
-            )
-    return found
+    return [_Limit(name, khz[0], min(khz), max(khz), hardware.get(name)) for name, khz in told.items()]
 
 
-def _swap_concerns(readings: Sequence[Conditions], process_swap_bytes: Sequence[int]) -> list[str]:
-    found = []
+def _mhz(khz: int) -> int:
+    return khz // 1000
+
+
+def _swap_concerns(process_swap_bytes: Sequence[int]) -> list[str]:
     largest = max(process_swap_bytes, default=0)
-    if largest > 0:
-        found.append(f"swapped: up to {largest / (1 << 20):.1f} MiB of the process were in swap")
+    if largest <= _SWAPPED_BYTES:
+        return []
+    return [f"swapped: up to {largest / (1 << 20):.1f} MiB of the process were in swap"]
+
+
+def _paging_notes(readings: Sequence[Conditions]) -> list[str]:
+    """Of the whole system: with zram it goes on in the background of every phone, whatever the run does."""
     counts = [reading.paging.out_pages for reading in readings if reading.paging.out_pages is not None]
-    if counts and counts[-1] - counts[0] > _SWAPPED_PAGES:
-        found.append(f"swapped: the system wrote {counts[-1] - counts[0]:,} pages to swap during the run")
-    return found
+    written = counts[-1] - counts[0] if counts else 0
+    return [f"the system wrote {written:,} pages to swap during the run"] if written > _SWAPPED_PAGES else []

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from android_harness.conditions import (
-    Conditions,
-    concerns,
-    parse_conditions,
-    sections,
-    tells_throttling,
-)
+from android_harness.conditions import Conditions, concerns, notes, parse_conditions, sections, tells_throttling
 from android_harness.parsers.cpu import CpuInfo, Policy, parse_cpu_list, parse_cpuinfo
 from android_harness.parsers.memory import MemInfo, Swap, Zram, parse_meminfo, parse_swaps, parse_zram
 from android_harness.parsers.system import (
@@ -23,8 +17,6 @@ from android_harness.parsers.system import (
     parse_uname,
 )
 from android_harness.parsers.text import integer
-
-__all__ = ["Conditions", "Core", "DeviceFacts", "concerns", "parse_conditions", "parse_facts"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +34,9 @@ class DeviceFacts:
     """A device and its state at one moment; `dataclasses.asdict` makes JSON of it. None: the device does not tell.
 
     kind: android or linux. abis: by preference; on Linux what `uname -m` says, which is the kernel's: a 64-bit kernel
-    may have a 32-bit userland, see userland_bits. system: name of a Linux distribution. throttled and
-    throttled_because: by the same rules as `concerns`. complete: whether the whole answer came through.
+    may have a 32-bit userland, see userland_bits. system: name of a Linux distribution. throttled:
+    by the rules of `concerns`; None too where a limit of the frequencies may be heat's or the maker's, which one
+    reading does not tell. throttled_because: what speaks for it. complete: whether the whole answer came through.
     """
 
     kind: str | None
@@ -76,7 +69,7 @@ def parse_facts(text: str) -> DeviceFacts:
     cpuinfo = parse_cpuinfo(told.get("cpuinfo", ""))
     release = parse_os_release(told.get("os_release", ""))
     conditions = parse_conditions(text)
-    because = concerns(conditions, (), conditions, ())
+    because, perhaps = concerns(conditions, (), conditions, ()), notes(conditions, (), conditions)
     return DeviceFacts(
         kind=_kind(properties, kernel),
         model=properties.get("ro.product.model")
@@ -97,8 +90,8 @@ def parse_facts(text: str) -> DeviceFacts:
         zram=parse_zram(told.get("zram_mm_stat", ""), told.get("zram_disksize", "")),
         disks=parse_df(told.get("df", "")),
         conditions=conditions,
-        throttled=True if because else False if tells_throttling(conditions) else None,
-        throttled_because=because,
+        throttled=True if because else False if tells_throttling(conditions) and not perhaps else None,
+        throttled_because=(*because, *perhaps),
         complete=conditions.complete,
     )
 

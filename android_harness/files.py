@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -58,9 +59,9 @@ def inventory(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> t
     Raises InputError for names that a line of text cannot hold, and where there is no file.
     """
     files = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_files_under(folder)):
         name = path.relative_to(folder).as_posix()
-        if not path.is_file() or any(part.startswith(".") for part in name.split("/")) or not wanted(name):
+        if any(part.startswith(".") for part in name.split("/")) or not wanted(name):
             continue
         if "\\" in name or not name.isprintable() or name.endswith(PARTIAL):
             raise InputError(f"{path}: rename it; no backslashes, line breaks or names that end in {PARTIAL} please")
@@ -68,6 +69,18 @@ def inventory(folder: Path, wanted: Callable[[str], bool] = lambda _: True) -> t
     if not files:
         raise InputError(f"{folder}: {'no files in it' if folder.is_dir() else 'no such folder'}")
     return tuple(files)
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    """All files, of linked folders too, as ondevice.image_folder reads them; a link that leads back is not followed."""
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for file in files if (path := Path(name, file)).is_file())
 
 
 def plan(files: Iterable[File], present: Mapping[str, str]) -> Transfer:
@@ -90,8 +103,10 @@ def digests(place: Place, folder: str) -> dict[str, str]:
     Raises CapabilityError where the device has no sha256sum, DeviceAnswerError for an answer that is no list.
     """
     output = place.shell(
-        f"command -v sha256sum >/dev/null || exit 127\n[ -d {quote(folder)} ] || exit 0\n"
-        f"cd {quote(folder)} && find . -type f -exec sha256sum {{}} +",
+        "for sum in sha256sum 'toybox sha256sum' 'busybox sha256sum' none; do\n"
+        "$sum </dev/null >/dev/null 2>&1 && break; done\n"
+        f'[ "$sum" != none ] || exit 127\n[ -d {quote(folder)} ] || exit 0\n'
+        f"cd {quote(folder)} && find . -type f -exec $sum {{}} +",
         _HASHING_S,
     )
     if output.code == 127:
@@ -165,8 +180,10 @@ def fetch_folder(place: Place, folder: str, out: Path, wanted: Callable[[str], b
 
 
 def _remove(link: Link, folder: str, names: Iterable[str]) -> None:
+    """Delete files, and the folders that are empty then: an empty one would be a class without images."""
     for some in _in_commands(f"{folder}/{name}" for name in names):
         link.checked(f"rm -f {some}")
+    link.shell(f"[ -d {quote(folder)} ] && cd {quote(folder)} && find . -depth -type d -exec rmdir {{}} + 2>/dev/null")
 
 
 def _check_room(link: Link, folder: str, needed: int) -> None:

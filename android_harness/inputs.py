@@ -20,15 +20,21 @@ _REDRAW_S = 0.2
 def push_inputs(session: Session, bundle: Path, data: Path) -> None:
     """Make the device's copies of our packages, `bundle` and `data` equal to ours, and say on stderr what was sent.
 
-    Raises InputError for a folder that is no bundle or holds nothing, DeviceFullError before anything is sent.
+    Raises InputError for a folder that holds nothing, DeviceFullError before anything is sent.
     """
-    if not (bundle / "manifest.json").is_file():
-        raise InputError(f"{bundle}: not a bundle (no manifest.json); `make export` writes one")
     for package in (signatures, ondevice):
         name = package.__name__
         _push(session, Path(package.__path__[0]), f"{CODE}/{name}", lambda path: path.endswith(".py"))
     _push(session, bundle, BUNDLE)
     _push(session, data, DATA)
+
+
+def check_inputs(bundle: Path, data: Path) -> None:
+    """InputError for folders that are no bundle and no data; what is in them, the device checks."""
+    if not (bundle / "manifest.json").is_file():
+        raise InputError(f"{bundle}: not a bundle (no manifest.json); `make export` writes one")
+    if not data.is_dir() or not any(data.iterdir()):
+        raise InputError(f"{data}: {'nothing in it' if data.is_dir() else 'no such folder'}")
 
 
 def remote(session: Session, name: str) -> str:

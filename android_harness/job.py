@@ -30,7 +30,9 @@ from signatures.errors import AdabetError
 LEASE_S = 120
 """A run that nobody asks after for so long ends itself: a phone that was unplugged does not go on for nobody."""
 PERIOD_S = 1.0
-"""Between two looks; each costs the device three small processes."""
+"""Between two looks, when the first second is over; each costs the device three small processes."""
+_FIRST_S = 0.1
+"""After the start, doubled with each look: a run of a second is seen too."""
 _REST = 4.0
 """Between two looks at least so many times what one takes: on a slow device looking must not be what is measured."""
 _CONDITIONS_PERIOD_S = 10.0
@@ -90,6 +92,7 @@ class Job:
         samples: list[Sample] = []
         during: list[Conditions] = []
         offset = 0
+        pause_s = _FIRST_S
         for beat in range(1, 1 << 30):
             look = time.monotonic()
             told = sections(self._script(f"tick {quote(self.folder)} {beat} {offset}").text)
@@ -113,7 +116,8 @@ class Job:
             if look - began >= _CONDITIONS_PERIOD_S * (len(during) + 1):
                 during.append(self.conditions())
             took = time.monotonic() - look
-            time.sleep(max(PERIOD_S - took, _REST * took))
+            time.sleep(max(pause_s - took, _REST * took))
+            pause_s = min(2 * pause_s, PERIOD_S)
         raise AssertionError("unreachable")
 
     def conditions(self) -> Conditions:
@@ -143,6 +147,8 @@ class Job:
             )
         if ended.code == 0 and not ended.stopped:
             return None
+        if ended.stopped in ("asked", "removed"):
+            return DeviceAnswerError("another command of the harness ended the run; one at a time, please")
         words = self.place.shell(f"tail -n 4 {quote(self.folder)}/said/stderr 2>/dev/null").text.strip()
         free = free_bytes(self.place.shell(f"df -k {quote(self.folder)}").text)
         if "No space left" in words or (free is not None and free < _NO_ROOM):
@@ -160,9 +166,11 @@ class Job:
 
     def _killer(self) -> str:
         """Who did it, as far as the device tells."""
+        number = self.place.shell(f"cat {quote(self.folder)}/state/pid").text.partition(" ")[0]
+        if not number.isdigit():
+            return "It left no trace."
         told = self.adb.shell(
-            "(logcat -d -t 2000 2>/dev/null | grep -iE 'lowmemorykiller|lmkd|phantom process';"
-            " dmesg 2>/dev/null | grep -iE 'out of memory|oom-kill|lowmemorykiller') | tail -n 3"
+            f"(logcat -d -t 2000 2>/dev/null; dmesg 2>/dev/null) | grep -w {number} | grep -i kill | tail -n 3"
         ).text.strip()
         return f"Its log says: {told}" if told else "Its log does not say why: likely too little memory."
 

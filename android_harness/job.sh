@@ -21,13 +21,19 @@ stat_of() { # state and birth, in ticks since the system began, of the process $
   set -- $line
   state=${1-}
   birth=${20-}
+  [ -n "$birth" ]
+}
+
+named() { # "number birth" of this process, read by another: an emulator shows a process something else of itself
+  echo "$$ $(stat_of $$ && echo "$birth")"
 }
 
 lives() { # whether the process that a file names, "number birth", still runs and is not a zombie
   number=
   { read -r number noted <"$job/state/$1"; } 2>/dev/null
   [ -n "$number" ] || return 1
-  stat_of "$number"
+  # Without a readable /proc the number has to do.
+  stat_of "$number" || kill -0 "$number" 2>/dev/null || return 1
   [ "$birth" = "$noted" ] && [ "$state" != Z ]
 }
 
@@ -50,7 +56,11 @@ start)
   command -v setsid >/dev/null && detached=setsid
   $detached sh "$0" keep "$job" "$@" </dev/null >/dev/null 2>&1 &
   for _ in 1 2 3 4 5 6 7 8 9 10; do
-    [ -s "$job/state/keeper" ] && exit 0
+    [ -s "$job/state/pid" ] && exit 0
+    sleep 0.1 2>/dev/null || sleep 1 # a run of a second is to be seen too
+  done
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ -s "$job/state/pid" ] && exit 0
     sleep 1
   done
   echo "the run did not begin" >&2
@@ -63,8 +73,9 @@ keep) # LEASE TIMEOUT COMMAND…
   timeout=$4
   shift 4
   cd "$job/state" || exit 1
-  stat_of $$
-  echo "$$ $birth" >keeper.new && mv keeper.new keeper
+  mkdir kept 2>/dev/null || exit 0 # two starts at once: the first keeps it
+  [ -e stop ] && exit 0
+  named >keeper.new && mv keeper.new keeper
   sh "$0" become "$job" "$@" >../said/stdout 2>../said/stderr &
   child=$!
   seconds=0
@@ -96,15 +107,15 @@ keep) # LEASE TIMEOUT COMMAND…
 
 become) # COMMAND…
   shift 2
-  stat_of $$
-  echo "$$ $birth" >"$job/state/pid.new" && mv "$job/state/pid.new" "$job/state/pid" && exec "$@"
+  named >"$job/state/pid.new" && mv "$job/state/pid.new" "$job/state/pid" && exec "$@"
   ;;
 
 tick)
-  echo "$3" >"$job/state/beat"
+  [ -d "$job/state" ] && echo "$3" >"$job/state/beat"
   # Whether it runs is asked before what it left, so that what came last is not missed.
   echo "@@facts job@@"
   if lives pid || lives keeper; then echo "running: yes"; else echo "running: no"; fi
+  [ -d "$job/state" ] || echo "stopped: removed"
   for name in exit stopped; do
     value=
     { read -r value <"$job/state/$name"; } 2>/dev/null
@@ -126,7 +137,7 @@ running)
   ;;
 
 stop)
-  [ -d "$job" ] || exit 0
+  mkdir -p "$job/state" || exit 1
   : >"$job/state/stop"
   for _ in 1 2 3 4 5 6 7 8 9 10; do
     lives keeper || break

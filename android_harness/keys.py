@@ -39,9 +39,9 @@ def signers(folder: Path) -> list[Any]:
         raise CapabilityError(
             f"cannot make a key in {folder}: {error.strerror}; name another folder by --keys"
         ) from None
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # the library expects an RSA key without a passphrase
         raise InputError(f"{private} is not an RSA key ({error}); name another folder by --keys") from None
     try:
         return [CryptographySigner(str(private))]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{private} cannot be used as a key ({error}); name another folder by --keys") from None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from shlex import quote
 
+from android_harness.errors import DeviceAnswerError
 from android_harness.job import Job
 from android_harness.places import Place
 from android_harness.repeat import fetch
@@ -19,15 +21,15 @@ def pull(session: Session, out: Path) -> tuple[Path, ...]:
     """Fetch every run that has ended, to a folder each under `out`, and remove it from the device."""
     fetched = []
     for place in _places(session):
-        for job in _jobs(session, place):
-            name = job.folder.rpartition("/")[2]
-            if job.is_running():
-                print(f"{name} is still running: left there", file=sys.stderr)
-                continue
-            fetch(job, out / name)
-            job.remove()
-            fetched.append(out / name)
-        place.close()
+        with closing(place):
+            for job in _jobs(session, place):
+                name = job.folder.rpartition("/")[2]
+                if job.is_running():
+                    print(f"{name} is still running: left there", file=sys.stderr)
+                    continue
+                fetch(job, out / name)
+                job.remove()
+                fetched.append(out / name)
     return tuple(fetched)
 
 
@@ -43,15 +45,22 @@ def stop_abandoned(session: Session, place: Place) -> None:
 def clean(session: Session) -> int:
     """Stop what runs, put settings back, remove everything of ours; returns how many settings were put back.
 
-    What cannot be entered any more is named on stderr, and the rest is done.
+    What cannot be entered any more is named on stderr, and the rest is done. Raises DeviceAnswerError, after all else,
+    with the settings that could not be put back.
     """
-    settings = restore(session.link, session.journal)
+    settings: int | DeviceAnswerError
+    try:
+        settings = restore(session.link, session.journal)
+    except DeviceAnswerError as error:
+        settings = error
     for place in _places(session):
-        for job in _jobs(session, place):
-            job.stop()
-        place.shell(f"rm -rf {quote(session.own_folder(place))}", timeout_s=300)
-        place.close()
+        with closing(place):
+            for job in _jobs(session, place):
+                job.stop()
+            place.shell(f"rm -rf {quote(session.own_folder(place))}", timeout_s=300)
     session.link.checked(f"rm -rf {quote(session.work)}", timeout_s=300)
+    if isinstance(settings, DeviceAnswerError):
+        raise settings
     return settings
 
 

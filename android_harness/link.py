@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from shlex import quote
 from types import TracebackType
 from typing import TypeVar
 
-from adb_shell.adb_device import AdbDevice, AdbDeviceUsb
 from adb_shell.exceptions import (
     AdbCommandFailureException,
     AdbTimeoutError,
@@ -23,10 +22,8 @@ from adb_shell.exceptions import (
     InvalidChecksumError,
     InvalidCommandError,
     InvalidResponseError,
-    InvalidTransportError,
     PushFailedError,
     TcpTimeoutException,
-    UsbDeviceNotFoundError,
     UsbReadFailedError,
     UsbWriteFailedError,
 )
@@ -39,9 +36,18 @@ from android_harness.errors import (
     UnauthorisedError,
 )
 from android_harness.keys import signers
-from android_harness.parsers import free_bytes
-from android_harness.transport import WholeTcpTransport, sum_quickly
+from android_harness.transport import Device, WholeTcpTransport
 from signatures.errors import CapabilityError, UsageError
+
+try:
+    from adb_shell.transport.usb_transport import UsbTransport
+    from usb1 import USBError
+except (ImportError, OSError):  # without libusb there is TCP
+    UsbTransport = None
+
+    class USBError(Exception):  # type: ignore[no-redef]
+        """Never raised."""
+
 
 REST = ".rest"
 """What the missing end of a file is called on the device while it is fetched."""
@@ -63,6 +69,7 @@ _BROKEN = (
     TcpTimeoutException,
     UsbReadFailedError,
     UsbWriteFailedError,
+    USBError,
 )
 
 T = TypeVar("T")
@@ -97,13 +104,14 @@ class Link:
     """
 
     def __init__(self, serial: str | None, keys: Path, confirm_s: float, patience_s: float) -> None:
-        sum_quickly()
         self.serial = serial or "USB"
         self.reconnections = 0
         """How often the connection broke and came back."""
         self._signers = signers(keys)
         self._public_key = keys / "adbkey.pub"
-        self._patience_s = patience_s
+        self.patience_s = patience_s
+        self._lost = ""
+        """Why the device is gone for good; a second wait for it would be in vain."""
         self._confirm_s = confirm_s
         self._usb_serial = serial
         self._address = _tcp_address(serial)
@@ -129,11 +137,16 @@ class Link:
         """
         mark = secrets.token_hex(8)
 
-        def run(device: AdbDevice) -> Output:
-            text = device.shell(
-                f"(\n{command}\n) 2>&1\nset -- $?\necho; echo {mark} $1",
-                transport_timeout_s=timeout_s, read_timeout_s=timeout_s, timeout_s=timeout_s,
-            ).replace("\r\n", "\n")  # fmt: skip
+        def run(device: Device) -> Output:
+            try:
+                text = device.shell(
+                    f"(\n{command}\n) 2>&1\nset -- $?\necho; echo {mark} $1",
+                    transport_timeout_s=timeout_s, read_timeout_s=timeout_s, timeout_s=timeout_s,
+                ).replace("\r\n", "\n")  # fmt: skip
+            except (AdbTimeoutError, TcpTimeoutException):
+                # The device is there, or its end would have been noticed; what it still does, it would do twice.
+                self._reconnect(TimeoutError("silence"))
+                raise DeviceAnswerError(f"`{command[:80]}` took more than {timeout_s:g} s") from None
             said, found, code = text.rpartition(f"\n{mark} ")
             if not found or not code.strip().isdigit():
                 raise ConnectionResetError("the answer broke off")
@@ -156,14 +169,8 @@ class Link:
 
         Raises DeviceFullError where there is no room for it, DeviceAnswerError where it could not be written otherwise.
         """
-        attempts = 0
 
-        def send(device: AdbDevice) -> None:
-            nonlocal attempts
-            attempts += 1
-            if attempts > 1:
-                # A device that runs out of room says so in the middle; adb-shell passes over it and then waits in vain.
-                self._check_room(device, local, remote)
+        def send(device: Device) -> None:
             try:
                 device.push(str(local), remote, st_mode=_MODE, read_timeout_s=_ANSWER_S, transport_timeout_s=_ANSWER_S)
             except PushFailedError as error:
@@ -182,7 +189,7 @@ class Link:
         whole, piece = (local.with_name(f"{local.name}.{kind}") for kind in ("partial", "piece"))
         whole.write_bytes(b"")
 
-        def fetch(device: AdbDevice) -> None:
+        def fetch(device: Device) -> None:
             kept = whole.stat().st_size
             source = remote
             if kept:
@@ -207,21 +214,18 @@ class Link:
         finally:
             whole.unlink(missing_ok=True)
 
-    def _check_room(self, device: AdbDevice, local: Path, remote: str) -> None:
-        free = free_bytes(device.shell(f"rm -f {quote(remote)}; df -k {quote(str(PurePosixPath(remote).parent))}"))
-        if free is not None and free < local.stat().st_size:
-            raise DeviceFullError(f"{remote}: {free:,} bytes are free, it takes {local.stat().st_size:,}")
-
-    def another(self) -> tuple[AdbDevice, WholeTcpTransport]:
+    def another(self) -> tuple[Device, WholeTcpTransport]:
         """A second connection to the same device, and what carries it; CapabilityError at USB, which has only one."""
         if self._address is None:
             raise CapabilityError("ssh needs a second connection: `adb tcpip 5555`, then --serial HOST:5555")
         transport = WholeTcpTransport(*self._address)
-        return self._connected(AdbDevice(transport)), transport
+        return self._connected(Device(transport)), transport
 
-    def _through(self, operation: Callable[[AdbDevice], T]) -> T:
+    def _through(self, operation: Callable[[Device], T]) -> T:
         """The operation's result, begun anew on a new connection where the old one breaks."""
         for _ in range(_ATTEMPTS):
+            if self._lost:
+                raise ConnectionLostError(self._lost)
             try:
                 return operation(self._device)
             except _BROKEN as error:
@@ -232,28 +236,29 @@ class Link:
 
     def _reconnect(self, cause: Exception) -> None:
         _close(self._device)
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self.patience_s
         pause_s = 0.1
         while True:
             try:
                 self._device = self._connected(self._found())
-            except (NoDeviceError, *_BROKEN):
-                if time.monotonic() + pause_s > deadline:
-                    raise ConnectionLostError(
+            except (UnauthorisedError, NoDeviceError, *_BROKEN) as error:
+                if isinstance(error, UnauthorisedError) or time.monotonic() + pause_s > deadline:
+                    self._lost = (
                         f"the connection was lost ({cause}) and the device did not come back within "
-                        f"{self._patience_s:g} s. Plug it in or switch its network on, then go on with `pull` or clean "
-                        f"up with `restore`"
-                    ) from None
+                        f"{self.patience_s:g} s ({error}). Plug it in or switch its network on, then go on with `pull` "
+                        "or clean up with `restore`"
+                    )
+                    raise ConnectionLostError(self._lost) from None
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 2.0)
             else:
                 self.reconnections += 1
                 return
 
-    def _connected(self, device: AdbDevice) -> AdbDevice:
+    def _connected(self, device: Device) -> Device:
         asked = False
 
-        def tell(_: AdbDevice) -> None:
+        def tell(_: Device) -> None:
             nonlocal asked
             asked = True
             print("confirm this computer's key on the device's screen …", file=sys.stderr, flush=True)
@@ -280,21 +285,28 @@ class Link:
             raise NoDeviceError(f"no adb daemon answers ({error})") from None
         return device
 
-    def _found(self) -> AdbDevice:
+    def _found(self) -> Device:
         if self._address is not None:
-            return AdbDevice(WholeTcpTransport(*self._address))
+            return Device(WholeTcpTransport(*self._address))
+        if UsbTransport is None:
+            raise CapabilityError("USB needs libusb; or connect over TCP by --serial HOST:PORT")
         try:
-            return AdbDeviceUsb(self._usb_serial)
-        except InvalidTransportError as error:
-            raise CapabilityError(f"USB needs libusb: {error}; or connect over TCP by --serial HOST:PORT") from None
-        except UsbDeviceNotFoundError as error:
-            raise NoDeviceError(
-                f"{error} Plug it in with USB debugging switched on, or name --serial HOST:PORT; "
-                f"a running adb server keeps it to itself until `adb kill-server`"
-            ) from None
+            found = list(UsbTransport.find_all_adb_devices())
+            serials = [transport.serial_number for transport in found]
+        except USBError as error:
+            raise NoDeviceError(f"cannot look at USB: {error}; that takes a udev rule for the device") from None
+        if self._usb_serial is None and len(found) > 1:
+            raise UsageError(f"several devices at USB: name one of {', '.join(serials)} by --serial")
+        for transport, serial in zip(found, serials, strict=True):
+            if self._usb_serial in (None, serial):
+                return Device(transport)
+        raise NoDeviceError(
+            f"there {f'are only {serials}' if serials else 'is no device'} at USB. Plug it in with USB debugging "
+            "switched on, or name --serial HOST:PORT; a running adb server keeps it to itself until `adb kill-server`"
+        )
 
 
-def _close(device: AdbDevice) -> None:
+def _close(device: Device) -> None:
     with suppress(Exception):  # whatever a broken connection says when it is closed
         device.close()
 

@@ -65,16 +65,22 @@ def measure(
     """One repeat: cool down to `rest`, run, fetch what it left to the folder `out`, remove it from the device.
 
     What goes wrong in the run comes back beside the repeat, with the files that there are; what goes wrong with the
-    connection is raised. Whatever is raised, Ctrl-C too, the run is stopped and its folder removed where that can be.
+    connection is raised. Whatever is raised, Ctrl-C too, a run that goes on is stopped and removed where that can be,
+    and one that has ended stays on the device until it was fetched whole.
     """
     cooled_s = cool_down(job, rest, cooldown_s)
     before = job.conditions()
-    with _cleared(job):
+    with _stopped(job):
         job.start(command, timeout_s)
         ended = job.follow(tell)
-        after = job.conditions()
-        failure = job.failure(ended)
+    after = job.conditions()
+    failure = job.failure(ended)
+    try:
         fetch(job, out)
+    except BaseException:
+        print(f"what the run left is still in {job.folder} on the device: `pull` fetches it", file=sys.stderr)
+        raise
+    job.remove()
     _write_samples(ended, out / "samples.jsonl")
     swap = [sample.status.swap_bytes for sample in ended.samples if sample.status.swap_bytes is not None]
     report = _report(out)
@@ -131,8 +137,8 @@ def tell(event: dict[str, Any], sample: Sample | None) -> None:
 
 
 @contextmanager
-def _cleared(job: Job) -> Iterator[None]:
-    """The job is off the device behind the block; a second Ctrl-C does not keep it from that."""
+def _stopped(job: Job) -> Iterator[None]:
+    """If the block fails, the run is off the device behind it; a second Ctrl-C does not keep it from that."""
     try:
         yield
     except ConnectionLostError:
@@ -142,7 +148,6 @@ def _cleared(job: Job) -> Iterator[None]:
             job.stop()
             job.remove()
         raise
-    job.remove()
 
 
 @contextmanager

@@ -14,10 +14,12 @@ from android_harness.files import inventory, mirror
 from android_harness.link import Link
 from android_harness.places import TERMUX, AdbPlace, Place, TermuxPlace
 from android_harness.ssh import TERMUX_PORT, SshPlace
-from signatures.errors import CapabilityError
+from signatures.errors import CapabilityError, UsageError
 
 PLACES = ("adb", "run-as", "ssh")
 SCRIPTS = ("job.sh", "facts.sh", "python_facts.py", "setup_termux.sh")
+NAME = "adabet"
+"""Of our folder on the device: removing it whole removes nothing else."""
 _FACTS_S = 60.0
 _HERE = Path(__file__).resolve().parent
 
@@ -26,7 +28,7 @@ _HERE = Path(__file__).resolve().parent
 class Address:
     """Which device, and how to get in: serial, keys, confirm_s, patience_s (see Link), user and port of an sshd on it.
 
-    work: folder on the device; None finds one.
+    work: folder on the device in which to make ours, which is called adabet; None finds one.
     """
 
     serial: str | None
@@ -105,10 +107,12 @@ def connected(address: Address) -> Iterator[Session]:
     Whatever goes wrong with the device in the block, its message begins with the device's name.
     """
     try:
+        if address.work is not None and not address.work.startswith("/"):
+            raise UsageError(f"--work {address.work}: not an absolute path")
         with Link(address.serial, address.keys, address.confirm_s, address.patience_s) as link:
-            work = address.work or _work_folder(link)
+            work = f"{(address.work or _writable_folder(link)).rstrip('/')}/{NAME}"
             session = Session(link, AdbPlace(link), work, address)
-            link.checked(f"mkdir -p {quote(work)}")
+            _make_ours(link, work)
             session.push_scripts()
             yield session
     except DeviceError as error:
@@ -116,12 +120,22 @@ def connected(address: Address) -> Iterator[Session]:
         raise
 
 
-def _work_folder(link: Link) -> str:
-    """A folder of our own where adb's user may write: /data/local/tmp on phones, the home folder on boards."""
+def _make_ours(link: Link, work: str) -> None:
+    """Make our folder, which will hold images, for adb's user alone. CapabilityError if it is somebody else's."""
+    made = link.shell(f'umask 077; mkdir -p {quote(work)} && {{ [ -O {quote(work)} ] || [ "$(id -u)" = 0 ]; }}')
+    if made.code:
+        raise CapabilityError(
+            f"{work} cannot be made on the device, or belongs to another user {made.text.strip()[-200:]}; name another "
+            "folder by --work"
+        )
+
+
+def _writable_folder(link: Link) -> str:
+    """Where adb's user may write: /data/local/tmp on phones, the home folder on boards."""
     found = link.shell(
         'for d in /data/local/tmp "$HOME" /tmp; do '
         '[ -d "$d" ] && [ -w "$d" ] && [ "$d" != / ] && echo "$d" && break; done'
     ).text.strip()
     if not found.startswith("/"):
         raise CapabilityError("adb's user can write nowhere; name a folder by --work")
-    return f"{found}/adabet"
+    return found

@@ -60,9 +60,10 @@ def governors(link: Link, wanted: str) -> tuple[Setting, ...]:
 
 
 def change(link: Link, settings: Iterable[Setting], journal: str) -> tuple[str, ...]:
-    """Set them, after what they were is written into the file `journal` on the device; returns what was changed.
+    """Set them, after how to put them back is written into the file `journal` on the device; returns what was changed.
 
-    Raises CapabilityError where the device does not let us: most want root.
+    Raises CapabilityError where the device does not let us: most want root. What was changed before that stays changed
+    until `restore`.
     """
     changed = []
     for setting in settings:
@@ -70,17 +71,14 @@ def change(link: Link, settings: Iterable[Setting], journal: str) -> tuple[str, 
         if before == setting.wanted:
             continue
         back = setting.unset if before == "null" and setting.unset else setting.write.format(quote(before))
-        # A whole line and a line break in one write: a journal that breaks off here is one line short.
-        link.checked(f"echo {quote(back)} >> {quote(journal)} && sync")
+        # A line that does nothing where the value stands: it may be there twice, or before anything was changed.
+        line = f'[ "$({setting.read})" = {quote(before)} ] || {back}'
+        link.checked(f"echo {quote(line)} >> {quote(journal)} && sync")
         output = link.shell(setting.write.format(quote(setting.wanted)))
-        now = link.checked(setting.read).strip()
-        if now != setting.wanted:
-            if now == before:
-                link.checked(f"sed -i '$d' {quote(journal)}")  # there is nothing to put back
-            restore(link, journal)
+        if link.checked(setting.read).strip() != setting.wanted:
             raise CapabilityError(
-                f"cannot set {setting.name} to {setting.wanted}: {output.text.strip()[-200:] or 'no word'}; "
-                f"does that take root? (`adb root`)"
+                f"cannot set {setting.name} to {setting.wanted}: {output.text.strip()[-200:] or 'no word'}; does that "
+                "take root? (`adb root`)"
             )
         changed.append(f"{setting.name}: {before} → {setting.wanted}")
     return tuple(changed)
@@ -89,14 +87,15 @@ def change(link: Link, settings: Iterable[Setting], journal: str) -> tuple[str, 
 def restore(link: Link, journal: str) -> int:
     """Put back what the journal names, last change first, and remove it; returns how many settings that were.
 
-    Raises DeviceAnswerError if one could not be put back; the journal then stays.
+    Raises DeviceAnswerError, when all others are back, if one could not be; the journal then stays.
     """
-    written = link.shell(f"cat {quote(journal)} 2>/dev/null").text.splitlines()
-    for line in reversed(written):
+    lines = list(dict.fromkeys(link.shell(f"cat {quote(journal)} 2>/dev/null").text.splitlines()))
+    failed = []
+    for line in reversed(lines):
         output = link.shell(line)
         if output.code:
-            raise DeviceAnswerError(
-                f"`{line}` failed ({output.text.strip()[-200:]}); what else was changed is in {journal}"
-            )
+            failed.append(f"`{line}` ({output.text.strip()[-200:]})")
+    if failed:
+        raise DeviceAnswerError(f"could not be put back: {'; '.join(failed)}")
     link.shell(f"rm -f {quote(journal)}")
-    return len(written)
+    return len(lines)

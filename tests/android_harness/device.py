@@ -30,7 +30,7 @@ class Device:
 
     @property
     def work(self) -> Path:
-        return self.folder / "home" / "work"
+        return self.home / "adabet"
 
     @property
     def python(self) -> Path:
@@ -91,7 +91,7 @@ class Connected:
         at = ours.index("--") if "--" in ours else len(ours)
         return [
             *(sys.executable, "-m", "android_harness", command, *ours[:at], "--serial", self.serial),
-            *("--keys", str(keys or self.device.keys), "--work", str(self.device.work), *ours[at:]),
+            *("--keys", str(keys or self.device.keys), "--work", str(self.device.home), *ours[at:]),
         ]
 
     def harness(self, command: str, *arguments: object, keys: Path | None = None) -> Finished:
