@@ -161,9 +161,9 @@ def _firmware_concerns(readings: Sequence[Conditions]) -> list[str]:
 
 def _frequency_concerns(readings: Sequence[Conditions]) -> list[str]:
     return [
-        f"throttled: the limit of {limit.policy} was lowered from {_mhz(limit.first_khz)} to {_mhz(limit.least_khz)} MHz"
+        f"throttled: the limit of {limit.policy} was lowered from {limit.first_mhz} to {limit.least_mhz} MHz"
         for limit in _limits(readings)
-        if limit.least_khz < limit.first_khz
+        if limit.least_mhz < limit.first_mhz
     ]
 
 
@@ -174,25 +174,27 @@ def _frequency_notes(readings: Sequence[Conditions]) -> list[str]:
     """
     found = []
     for limit in _limits(readings):
-        if limit.least_khz < limit.first_khz or limit.first_khz >= (limit.hardware_khz or 0):
-            continue
-        how_long = "throughout" if limit.most_khz == limit.first_khz else f"at first and {_mhz(limit.most_khz)} later"
-        found.append(
-            f"{limit.policy} was limited to {_mhz(limit.first_khz)} of {_mhz(limit.hardware_khz or 0)} MHz {how_long}, "
-            "by its maker, a power saver or earlier heat"
-        )
+        if limit.first_mhz == limit.least_mhz and limit.first_mhz < limit.hardware_mhz:
+            how_long = "throughout" if limit.most_mhz == limit.first_mhz else f"at first and {limit.most_mhz} later"
+            found.append(
+                f"{limit.policy} was limited to {limit.first_mhz} of {limit.hardware_mhz} MHz {how_long}, by its maker, "
+                "a power saver or earlier heat"
+            )
     return found
 
 
 @dataclass(frozen=True)
 class _Limit:
-    """What a group of cores might run at, over all readings: the first, the least, the most; and what they can."""
+    """What a group of cores might run at: by the first reading, the least, the most; and what they can, 0 if unknown.
+
+    In whole MHz, as it is told: what is less is none of ours.
+    """
 
     policy: str
-    first_khz: int
-    least_khz: int
-    most_khz: int
-    hardware_khz: int | None
+    first_mhz: int
+    least_mhz: int
+    most_mhz: int
+    hardware_mhz: int
 
 
 def _limits(readings: Sequence[Conditions]) -> list[_Limit]:
@@ -201,14 +203,10 @@ def _limits(readings: Sequence[Conditions]) -> list[_Limit]:
     for reading in readings:
         for policy in reading.policies:
             if policy.max_khz is not None:
-                told.setdefault(policy.name, []).append(policy.max_khz)
+                told.setdefault(policy.name, []).append(policy.max_khz // 1000)
             if policy.hardware_max_khz is not None:
-                hardware[policy.name] = policy.hardware_max_khz
-    return [_Limit(name, khz[0], min(khz), max(khz), hardware.get(name)) for name, khz in told.items()]
-
-
-def _mhz(khz: int) -> int:
-    return khz // 1000
+                hardware[policy.name] = policy.hardware_max_khz // 1000
+    return [_Limit(name, mhz[0], min(mhz), max(mhz), hardware.get(name, 0)) for name, mhz in told.items()]
 
 
 def _swap_concerns(process_swap_bytes: Sequence[int]) -> list[str]:

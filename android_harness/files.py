@@ -168,15 +168,20 @@ def fetch_folder(place: Place, folder: str, out: Path, wanted: Callable[[str], b
             raise DeviceAnswerError(f"{folder} holds {name!r}, which leads out of it")
         if name.endswith(REST) or not wanted(name):
             continue
-        local = out.joinpath(*parts)
-        local.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(2):
-            if local.is_file() and sha256_of(local) == digest:
-                break
-            place.fetch(f"{folder}/{name}", local)
-        else:
-            if sha256_of(local) != digest:
-                raise DeviceAnswerError(f"{folder}/{name} arrived damaged, twice")
+        try:
+            _fetch(place, f"{folder}/{name}", digest, out.joinpath(*parts))
+        except OSError as error:
+            raise CapabilityError(f"on this computer: {error}") from None
+
+
+def _fetch(place: Place, remote: str, digest: str, local: Path) -> None:
+    local.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):
+        if local.is_file() and sha256_of(local) == digest:
+            return
+        place.fetch(remote, local)
+    if sha256_of(local) != digest:
+        raise DeviceAnswerError(f"{remote} arrived damaged, twice")
 
 
 def _remove(link: Link, folder: str, names: Iterable[str]) -> None:

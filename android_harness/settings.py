@@ -72,7 +72,7 @@ def change(link: Link, settings: Iterable[Setting], journal: str) -> tuple[str, 
             continue
         back = setting.unset if before == "null" and setting.unset else setting.write.format(quote(before))
         # A line that does nothing where the value stands: it may be there twice, or before anything was changed.
-        line = f'[ "$({setting.read})" = {quote(before)} ] || {back}'
+        line = f'[ "$({setting.read})" = {quote(before)} ] || {{ {back}; }}'
         link.checked(f"echo {quote(line)} >> {quote(journal)} && sync")
         output = link.shell(setting.write.format(quote(setting.wanted)))
         if link.checked(setting.read).strip() != setting.wanted:

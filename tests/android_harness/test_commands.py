@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,6 +88,38 @@ def test_one_command_adapts_there_and_measures(
 
     connected.harness("restore").succeeded()
     assert not device.work.exists()
+
+
+def test_results_that_cannot_be_written_here_stay_there(
+    connected: Connected, bundle: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    given = ("--out", out, *as_run(connected.device), "--", *ADAPT)
+    with connected.started("run", bundle, pictures, *given) as process:
+        said(process, "run 1 of 1")
+        (out / "run1").write_text("in the way")
+        _, words = process.communicate(timeout=60)
+    assert process.returncode == 7
+    assert "on this computer" in words
+    assert "`pull` fetches it" in words
+    pulled = connected.harness("pull", "--out", tmp_path / "pulled").succeeded()
+    assert (Path(pulled.stdout.strip()) / "report.json").exists()
+    assert connected.device.left() == []
+
+
+def test_the_folder_on_the_device_is_the_owners(connected: Connected, bundle: Path, pictures: Path) -> None:
+    connected.harness("push", bundle, pictures).succeeded()
+    assert connected.device.work.stat().st_mode & 0o777 == 0o700
+    mine = connected.device.home / "mine"
+    mine.write_text("x")
+    connected.harness("restore").succeeded()
+    assert mine.exists()
+    relative = Connected(connected.device, connected.serial).words("doctor")
+    relative[relative.index("--work") + 1] = "some/folder"
+    done = subprocess.run(relative, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "not an absolute path" in done.stderr
 
 
 def test_a_folder_that_holds_something(connected: Connected, bundle: Path, pictures: Path, tmp_path: Path) -> None:

@@ -166,3 +166,25 @@ def test_a_plan_makes_both_sides_equal(ours: dict[str, str], theirs: dict[str, s
     # Nothing is sent that is there, in its place or beside it.
     for file in transfer.send:
         assert file.sha256 not in (theirs.get(file.remote), theirs.get(file.remote + PARTIAL))
+
+
+def test_another_kind_of_dataset_takes_the_place(link: Link, tmp_path: Path) -> None:
+    """No folder of the old one stays: an empty one would be a class without images, and one may become a file."""
+    for name in ("old/train/cats/1", "old/train/dogs/1", "old/test/cats/1", "new/train/cats/1", "new/test"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    mirror(link, inventory(tmp_path / "old"), str(tmp_path / "there"))
+    mirror(link, inventory(tmp_path / "new"), str(tmp_path / "there"))
+    assert sorted(p.relative_to(tmp_path / "there").as_posix() for p in (tmp_path / "there").rglob("*")) == [
+        "test", "train", "train/cats", "train/cats/1"
+    ]  # fmt: skip
+
+
+def test_linked_folders_are_sent_as_folders(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1").write_text("x")
+    (tmp_path / "ours" / "sub").mkdir(parents=True)
+    (tmp_path / "ours" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "ours" / "sub" / "back").symlink_to(tmp_path / "ours")
+    (tmp_path / "ours" / "nowhere").symlink_to(tmp_path / "missing")
+    assert [file.remote for file in inventory(tmp_path / "ours")] == ["linked/1"]

@@ -71,10 +71,23 @@ def test_what_cannot_be_written_or_read(link: Link, tmp_path: Path) -> None:
         link.push(tmp_path / "missing", f"{tmp_path}/there")
 
 
-def test_a_full_device(link: Link, tmp_path: Path) -> None:
-    (tmp_path / "here").write_bytes(content(100))
+@pytest.mark.parametrize("size", [100, 5 * MIB])
+def test_what_a_device_says_in_the_middle_of_a_push_is_heard(link: Link, tmp_path: Path, size: int) -> None:
+    (tmp_path / "here").write_bytes(content(size))
+    before = link.reconnections
     with pytest.raises(DeviceFullError):
         link.push(tmp_path / "here", "/dev/full")
+    with pytest.raises(DeviceAnswerError, match="cannot write"):
+        link.push(tmp_path / "here", "/proc/none/there")
+    assert link.shell("echo still here").text == "still here\n"
+    assert link.reconnections == before
+
+
+def test_a_command_that_is_slow_is_not_begun_again(link: Link, tmp_path: Path) -> None:
+    with pytest.raises(DeviceAnswerError, match=r"took more than 0.5 s"):
+        link.shell(f"echo begun >> {tmp_path}/log; sleep 2", timeout_s=0.5)
+    assert link.shell("echo still here").text == "still here\n"
+    assert (tmp_path / "log").read_text() == "begun\n"
 
 
 def test_nobody_there(keys: Path) -> None:
@@ -136,6 +149,10 @@ def test_a_device_that_does_not_come_back(device: Device) -> None:
     with pytest.raises(ConnectionLostError, match="did not come back"):
         link.shell("true")
     assert time.monotonic() - began < 10
+    began = time.monotonic()
+    with pytest.raises(ConnectionLostError):
+        link.shell("true")  # nobody waits for it a second time
+    assert time.monotonic() - began < 0.4
     link.close()
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 TIMEOUT_S = 900
 IMAGE = 48
-MOBILENET = ("--epochs", 3, "--batch", 16, "--seed", 0, "--threads", 2)
+MOBILENET = ("--epochs", 4, "--batch", 16, "--seed", 0, "--threads", 2)
 TINY = ("--epochs", 2, "--batch", 8, "--threads", 1)
 EQUAL = 1e-3
 
@@ -85,10 +85,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Commands:
 
 @pytest.fixture(scope="module")
 def digits(host: Commands) -> Path:
-    """32 handwritten digits to learn, 40 to test."""
+    """64 handwritten digits to learn, 60 to test."""
     everything, out = host.folder / "all_digits", host.folder / "digits"
     host.converter("digits", everything, "--image", IMAGE).succeeded()
-    for split, count in (("train", 32), ("test", 40)):
+    for split, count in (("train", 64), ("test", 60)):
         (out / split).mkdir(parents=True)
         for name in ("images.npy", "labels.npy"):
             np.save(out / split / name, np.load(everything / split / name, mmap_mode="r")[:count])
@@ -140,7 +140,7 @@ def test_a_real_network_adapts_as_it_does_here(
     np.testing.assert_allclose(losses, expected, atol=EQUAL)
     assert accuracies[0] == pytest.approx(accuracies[1], abs=EQUAL)
     assert there["after"]["loss"] == pytest.approx(ours["after"]["loss"], abs=EQUAL)
-    assert "epoch 3: loss" in done.stderr
+    assert "epoch 4: loss" in done.stderr
 
 
 def test_the_doctor_knows_what_it_is(box: Box) -> None:
