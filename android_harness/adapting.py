@@ -61,16 +61,14 @@ def adapt(session: Session, plan: Plan, settings: Sequence[Setting]) -> tuple[Pr
 
 
 def command(session: Session, python: Python, job: str, cache: str, arguments: Iterable[str]) -> tuple[str, ...]:
-    """The words that adapt in the folder `job` of the device.
+    """The words that adapt in the folder `job` of the device, once they are where the Python lives.
 
     Compiled train files and kernels are kept in the job too, so that every repeat is a first run; Python's bytecode,
     which says nothing of the method, in `cache`.
     """
-    *before, interpreter = python.command
     environment = (f"PYTHONPATH={remote(session, CODE)}", f"PYTHONPYCACHEPREFIX={cache}/bytecode")
     return (
-        *before,
-        *("env", *environment, f"XDG_CACHE_HOME={job}/cache", interpreter, "-m", "ondevice.adapt"),
+        *("env", *environment, f"XDG_CACHE_HOME={job}/cache", python.interpreter, "-m", "ondevice.adapt"),
         *(remote(session, BUNDLE), "--data", remote(session, DATA), "--out", f"{job}/run", *arguments),
     )
 
@@ -88,7 +86,8 @@ def _repeat(
         print(f"run {number} of {plan.repeats}, {' '.join(python.command)} ({place.name})", file=sys.stderr, flush=True)
         job = Job(place, session.adb, session.scripts, f"{own}/jobs/{started}-{number}")
         words = command(session, python, job.folder, own, plan.arguments)
-        repeat, failure = measure(number, job, words, plan.timeout_s, plan.out / f"run{number}", rest, plan.cooldown_s)
+        out = plan.out / f"run{number}"
+        repeat, failure = measure(number, job, words, python.prefix, plan.timeout_s, out, rest, plan.cooldown_s)
         rest = rest or repeat.before
         repeats.append(repeat)
         profile = Profile(

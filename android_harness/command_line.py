@@ -9,13 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from android_harness import doctor, leftovers, profile
 from android_harness.adapting import Plan, adapt
 from android_harness.inputs import check_inputs, push_inputs
 from android_harness.keys import DEFAULT_FOLDER
-from android_harness.pythons import choose
 from android_harness.session import PLACES, Address, Session, connected
 from android_harness.setting_up import set_up
 from android_harness.settings import AWAKE, PHANTOM_KILLER, governors
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--json", action="store_true", help="print one JSON object")
 
     c = with_python(command("setup", _setup, "make an environment on the device, from wheels or Termux' packages"))
-    c.add_argument("--pin", action="append", default=[], metavar="SPEC", help='such as "ai-edge-litert==2.1.2"')
+    c.add_argument("--pin", action="append", default=[], metavar="SPEC", help='such as "ai-edge-litert==2.3.0"')
 
     with_inputs(command("push", _push, "send our packages, bundle and data; what is there already stays"))
 
@@ -142,16 +142,15 @@ def _doctor(session: Session, options: argparse.Namespace) -> int:
     places = (options.place,) if options.place else PLACES
     diagnosis = doctor.diagnose(session, places, options.python)
     print(json.dumps(diagnosis.document()) if options.json else doctor.render(diagnosis))
-    if not any(not python.problems for python in diagnosis.pythons):
-        choose(session, options.place, options.python)  # says what is missing, and how to get it
+    if failure := diagnosis.failure():
+        raise failure
     return 0
 
 
 def _setup(session: Session, options: argparse.Namespace) -> int:
-    place = session.place(options.place or "adb")
-    python = set_up(session, place, options.python, options.pin)
+    with closing(session.place(options.place or "adb")) as place:
+        python = set_up(session, place, options.python, options.pin)
     print(f"{' '.join(python.command)} ({python.place}): Python {python.version}, {python.runtime}")
-    place.close()
     return 0
 
 

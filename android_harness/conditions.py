@@ -176,10 +176,8 @@ def _frequency_notes(readings: Sequence[Conditions]) -> list[str]:
     for limit in _limits(readings):
         if limit.first_mhz == limit.least_mhz and limit.first_mhz < limit.hardware_mhz:
             how_long = "throughout" if limit.most_mhz == limit.first_mhz else f"at first and {limit.most_mhz} later"
-            found.append(
-                f"{limit.policy} was limited to {limit.first_mhz} of {limit.hardware_mhz} MHz {how_long}, by its maker, "
-                "a power saver or earlier heat"
-            )
+            mhz = f"{limit.first_mhz} of {limit.hardware_mhz} MHz"
+            found.append(f"{limit.policy} was limited to {mhz} {how_long}, by its maker, a power saver or earlier heat")
     return found
 
 

@@ -76,9 +76,10 @@ class Job:
     scripts: str
     folder: str
 
-    def start(self, command: Sequence[str], timeout_s: int) -> None:
-        """Begin `command` (its words); starting twice does no harm."""
-        words = " ".join(quote(word) for word in command)
+    def start(self, command: Sequence[str], timeout_s: int, prefix: Sequence[str] = ()) -> None:
+        """Begin `command` (its words), where the words of `prefix` lead to; starting twice does no harm."""
+        become = (*prefix, "sh", f"{self.scripts}/job.sh", "become", self.folder, *command)
+        words = " ".join(quote(word) for word in become)
         output = self._script(f"start {quote(self.folder)} {LEASE_S} {timeout_s} {words}")
         if output.code:
             words = output.text.strip()[-300:]

@@ -1,6 +1,8 @@
 # One run on the device, which goes on while the connection is away. POSIX sh: mksh and toybox, busybox, dash.
 #
-#   sh job.sh start JOB LEASE TIMEOUT COMMAND…   begin COMMAND, detached, once: JOB is a folder, new or already begun
+#   sh job.sh start JOB LEASE TIMEOUT WORDS…     begin, detached, once: JOB is a folder, new or already begun; WORDS end
+#                                                in `sh job.sh become JOB COMMAND…`, behind what leads to COMMAND's place
+#   sh job.sh become JOB COMMAND…                note the number of this process, and become COMMAND
 #   sh job.sh tick JOB BEAT OFFSET               say how it goes, and the events from byte OFFSET on
 #   sh job.sh running JOB                        succeed if it has not ended
 #   sh job.sh stop JOB                           end it, and wait until it has ended
@@ -67,7 +69,7 @@ start)
   exit 1
   ;;
 
-keep) # LEASE TIMEOUT COMMAND…
+keep) # LEASE TIMEOUT WORDS…
   trap '' HUP
   lease=$3
   timeout=$4
@@ -76,7 +78,7 @@ keep) # LEASE TIMEOUT COMMAND…
   mkdir kept 2>/dev/null || exit 0 # two starts at once: the first keeps it
   [ -e stop ] && exit 0
   named >keeper.new && mv keeper.new keeper
-  sh "$0" become "$job" "$@" >../said/stdout 2>../said/stderr &
+  "$@" >../said/stdout 2>../said/stderr &
   child=$!
   seconds=0
   quiet=0
@@ -105,7 +107,7 @@ keep) # LEASE TIMEOUT COMMAND…
   echo $? >exit.new && mv exit.new exit
   ;;
 
-become) # COMMAND…
+become)
   shift 2
   named >"$job/state/pid.new" && mv "$job/state/pid.new" "$job/state/pid" && exec "$@"
   ;;

@@ -69,6 +69,7 @@ def render(profile: Profile) -> str:
             f"{repeat.number:>4} {repeat.seconds:>8.1f} {accuracy:>9} {_mib(repeat.inside_peak_bytes):>16} "
             f"{_mib(repeat.outside.peak_bytes):>8} {_mib(repeat.outside.proportional_bytes):>6} {warmth:>11}"
         )
+        rows += [f"     note: {note}" for note in repeat.notes]
         rows += [f"     not averaged: {concern}" for concern in (*repeat.concerns, *filter(None, [repeat.failure]))]
     if not all(tells_throttling(repeat.before) for repeat in profile.repeats):
         rows.append("     the device does not tell whether it was throttled")

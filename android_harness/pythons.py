@@ -221,8 +221,9 @@ def _listed(session: Session, place: Place, prefix: tuple[str, ...]) -> list[str
     By their text: an environment's Python is a link to the one that it was made with, and another Python.
     """
     ours = quote(session.work) if place.own_user else "~/.adabet"  # the shell outside of a proot knows which home
-    script = f"{join((*prefix, 'sh', '-c', _LISTED, 'sh'))} {ours}/{environment_name(prefix)}/bin/python"
-    output = place.shell(f"{script} {_USUAL if prefix else _BESIDE[place.name]}", _LOOK_S)
+    where = f"{ours}/{environment_name(prefix)}/bin/python {_USUAL if prefix else _BESIDE[place.name]}"
+    inside = f"{join((*prefix, 'sh', '-c', _LISTED, 'sh'))} {where}"
+    output = place.shell(inside if prefix else f"set -- {where}{_LISTED}", _LOOK_S)  # sh may not be on the PATH
     if output.code:  # no proot-distro there, or no Debian in it, which it alone knows: its folders have moved
         return []
     return [path for path in dict.fromkeys(output.text.splitlines()) if path.startswith("/")]

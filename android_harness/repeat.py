@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from android_harness.conditions import Conditions, concerns
+from android_harness.conditions import Conditions, concerns, notes
 from android_harness.errors import ConnectionLostError, DeviceAnswerError
 from android_harness.files import fetch_folder
 from android_harness.job import Ended, Job, Sample
@@ -43,7 +43,8 @@ class Repeat:
     """One run in a process of its own.
 
     folder: here, with what the run left and samples.jsonl. inside_peak_bytes: VmHWM as the run itself read it.
-    concerns: why it must not be averaged in, empty if it may. failure: what went wrong, or None.
+    concerns: why it must not be averaged in, empty if it may. notes: what its reader should know. failure: what went
+    wrong, or None.
     """
 
     number: int
@@ -56,11 +57,19 @@ class Repeat:
     before: Conditions
     after: Conditions
     concerns: tuple[str, ...]
+    notes: tuple[str, ...]
     failure: str | None
 
 
 def measure(
-    number: int, job: Job, command: Sequence[str], timeout_s: int, out: Path, rest: Conditions | None, cooldown_s: float
+    number: int,
+    job: Job,
+    command: Sequence[str],
+    prefix: Sequence[str],
+    timeout_s: int,
+    out: Path,
+    rest: Conditions | None,
+    cooldown_s: float,
 ) -> tuple[Repeat, AdabetError | None]:
     """One repeat: cool down to `rest`, run, fetch what it left to the folder `out`, remove it from the device.
 
@@ -71,7 +80,7 @@ def measure(
     cooled_s = cool_down(job, rest, cooldown_s)
     before = job.conditions()
     with _stopped(job):
-        job.start(command, timeout_s)
+        job.start(command, timeout_s, prefix)
         ended = job.follow(tell)
     after = job.conditions()
     failure = job.failure(ended)
@@ -95,6 +104,7 @@ def measure(
         before,
         after,
         concerns(before, ended.during, after, swap),
+        notes(before, ended.during, after),
         None if failure is None else str(failure),
     )
     return repeat, failure

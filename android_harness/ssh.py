@@ -85,14 +85,15 @@ class Tunnel:
     def cut(self, reason: str) -> None:
         """Break the connection off, whatever it is waiting for."""
         self.lost = self.lost or TimeoutError(reason)
-        with suppress(OSError):  # it is closed already
-            self._wire.shutdown(socket.SHUT_RDWR)
+        for end in (self._wire, self.socket):
+            with suppress(OSError):  # it is closed already
+                end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the stream and its connection."""
         self.cut("closed")
-        self.socket.close()
         self._thread.join(_JOIN_S)
+        self.socket.close()
 
     def _opened(self, port: int) -> bool:
         opening = AdbMessage(constants.OPEN, self._stream.local_id, 0, b"tcp:%d\0" % port)
@@ -241,7 +242,8 @@ class SshPlace:
                     before = f" after it was lost ({cause})" if cause else ""
                     self._lost = (
                         f"no ssh connection through adb{before} within {self._link.patience_s:g} s "
-                        f"({error or type(error).__name__})"
+                        f"({error}): look whether its network and its sshd are on, then go on with `pull` or clean up "
+                        f"with `restore`"
                     )
                     raise ConnectionLostError(self._lost) from None
                 time.sleep(pause_s)
@@ -301,10 +303,13 @@ class _Connection:
         self._stall_s = stall_s
 
     def close(self) -> None:
-        """Close both."""
-        self.tunnel.close()
+        """Close both, and wait for their threads."""
+        self.tunnel.cut("closed")
         with suppress(Exception):  # whatever a broken connection says when it is closed
+            if transport := self.client.get_transport():
+                transport.join(_JOIN_S)
             self.client.close()
+        self.tunnel.close()
 
     @contextmanager
     def limited(self, reason: str) -> Iterator[None]:

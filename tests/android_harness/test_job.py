@@ -85,7 +85,8 @@ def test_every_shell(shell: str, tmp_path: Path) -> None:
         )
 
     folder = tmp_path / "job"
-    assert script("start", folder, 60, 60, *words(EVENTS, folder, 5)).returncode == 0
+    become = (*([shell, "sh"] if shell == "busybox" else [shell]), SCRIPTS / "job.sh", "become", folder)
+    assert script("start", folder, 60, 60, *become, *words(EVENTS, folder, 5)).returncode == 0
     assert script("running", folder).returncode == 0
     told = script("tick", folder, 1, 0).stdout
     assert "running: yes\n" in told
@@ -94,10 +95,10 @@ def test_every_shell(shell: str, tmp_path: Path) -> None:
     told = script("tick", folder, 2, 0).stdout
     assert "running: no\nexit: 5\n" in told
     assert told.count('"number"') == 3
-    assert script("start", folder, 60, 60, "sleep", 60).returncode == 0
+    assert script("start", folder, 60, 60, *become, "sleep", 60).returncode == 0
     assert script("running", folder).returncode != 0
     shutil.rmtree(folder)
-    assert script("start", folder, 60, 60, "sleep", 60).returncode == 0
+    assert script("start", folder, 60, 60, *become, "sleep", 60).returncode == 0
     assert script("stop", folder).returncode == 0
     assert script("running", folder).returncode != 0
     assert "stopped: asked" in script("tick", folder, 3, 0).stdout

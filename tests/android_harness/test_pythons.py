@@ -45,7 +45,7 @@ READY = {
 BARE = {**READY, "packages": dict.fromkeys(("numpy", "flatbuffers", "tflite")), "interpreters": []}
 PROOT = """
 [ "$1 $2" = "login debian" ] || exit 1
-for word; do echo "$word"; done >"$HOME/proot_words"
+for word; do echo "$word"; done >"{inside}/words"
 while [ "$1" != -- ]; do shift; done
 shift
 PATH={inside}/bin:$PATH exec "$@"
@@ -69,7 +69,8 @@ def inside(device: Device) -> Device:
 
 
 def with_proot(device: Device) -> None:
-    device.command("proot-distro", PROOT.replace("{inside}", str(device.folder / "inside")))
+    inside(device).folder.mkdir(exist_ok=True)
+    device.command("proot-distro", PROOT.replace("{inside}", str(inside(device).folder)))
 
 
 def put(path: Path, told: dict[str, object]) -> str:
@@ -155,8 +156,7 @@ def test_in_debians_proot(session: Session, connected: Connected) -> None:
     assert (first.prefix, first.interpreter) == (prefix, ours)
     assert first.command == (*prefix, ours)
     assert second.interpreter == theirs
-    words = (device.home / "proot_words").read_text().split("\n")
-    assert words[:6] == ["login", "debian", "--bind", f"{session.work}:{session.work}", "--", words[5]]
+    assert (inside(device).folder / "words").read_text().startswith("\n".join(prefix[1:]) + "\n")
     assert choose(session, "adb", None)[1] == first
 
 
@@ -197,15 +197,9 @@ def test_proot_behind_run_as(session: Session, connected: Connected) -> None:
     device = connected.device
     device.command("run-as", RUN_AS)
     with_proot(device)
-    # proot gives what it starts a home of its own; the stand-in's log needs one that is there.
-    proot = device.command("proot-distro", f"HOME={device.home}\n" + (device.folder / "bin/proot-distro").read_text())
-    odd = put(device.folder / "inside" / ODD / "python", READY)
-    (inside(device).folder / "bin").mkdir()
-    link = inside(device).folder / "bin" / "named inside"
-    link.symlink_to(odd)
-    (found,) = find_pythons(session, session.place("run-as"), "named inside")
-    assert proot.exists()
-    assert (found.place, found.prefix[0], found.interpreter) == ("run-as", "proot-distro", "named inside")
+    inside(device).command(ODD, answer(READY))
+    (found,) = find_pythons(session, session.place("run-as"), ODD)
+    assert (found.place, found.prefix[0], found.interpreter) == ("run-as", "proot-distro", ODD)
 
 
 def test_termux_that_lets_nobody_in(session: Session, connected: Connected) -> None:
@@ -283,9 +277,7 @@ def runtimes(python: Python, *pins: str) -> list[str]:
 def test_wheels_for_64_bits(python: Python) -> None:
     assert runtimes(python) == ["ai-edge-litert!=2.1.2,>=2.0.3"]
     assert runtimes(python, "ai-edge-litert==2.1.4") == ["ai-edge-litert==2.1.4"]
-    assert runtimes(python, "AI_Edge.LiteRT==2.1.4") == ["AI_Edge.LiteRT==2.1.4"] or "AI_Edge.LiteRT==2.1.4" in (
-        requirements(python, parse_pins(["AI_Edge.LiteRT==2.1.4"]))
-    )
+    assert runtimes(python, "AI_Edge.LiteRT==2.1.4") == []  # the same, in another spelling
     assert runtimes(python, "tflite-runtime==2.14.0") == ["tflite-runtime==2.14.0"]
     tags = platforms(python)
     assert tags[0] == f"manylinux_2_36_{python.machine}"
@@ -310,11 +302,13 @@ def test_wheels_for_32_bits(python: Python) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"libc": None}, {"libc": "libc"}, {"libc": "glibc"}, {"machine": "x86_64", "pointer_bits": 32}]
+    "python",
+    [*(replace(PYTHON, libc=libc) for libc in (None, "libc", "glibc")), replace(X86_64, pointer_bits=32)],
+    ids=["no libc", "bionic", "glibc of no version", "i686"],
 )
-def test_no_wheels_at_all(changes: dict[str, object]) -> None:
+def test_no_wheels_at_all(python: Python) -> None:
     with pytest.raises(WrongAbiError, match=r"no wheels for .* docs/devices\.md"):
-        platforms(replace(PYTHON, **changes))
+        platforms(python)
 
 
 @pytest.mark.parametrize("pin", ["==", "", "ai-edge-litert=2", "--index-url=http://x", "a b"])
@@ -344,9 +338,7 @@ def test_what_is_missing(session: Session, connected: Connected) -> None:
     )
     problem = python.problem()
     assert isinstance(problem, MissingPackageError)
-    assert "`python -m android_harness setup --place adb` makes an environment for it" in problem.args[0].replace(
-        "`P", "`p"
-    )
+    assert "`python -m android_harness setup --place adb` makes an environment for it" in str(problem)
     broken = [{"module": "ai_edge_litert.interpreter", "imports": False, "problem": "ended by SIGILL"}]
     alien = read(session, connected, {**READY, "interpreters": broken})
     assert alien.problems == ("ai-edge-litert 2.3.0 does not load: ended by SIGILL",)
@@ -444,11 +436,11 @@ def test_setup_inside_proot(device: Device, wheels: Path) -> None:
         assert choose(session, "adb", None)[1] == made
 
         (wheels / "numpy-2.0.0-py3-none-any.whl").unlink()
-        with pytest.raises(WrongAbiError, match="no wheels for .*numpy"):
+        with pytest.raises(WrongAbiError, match=r"no wheels for .*numpy"):
             set_up(session, session.adb, "debians-python", ["ai-edge-litert==2.3.0"])
         assert choose(session, "adb", None)[1] == made
 
 
 def test_no_python_to_set_up(session: Session) -> None:
-    with pytest.raises(DeviceError, match="no Python 3.10 or newer in adb at /nowhere/python"):
+    with pytest.raises(DeviceError, match=r"no Python 3\.10 or newer in adb at /nowhere/python"):
         set_up(session, session.adb, "/nowhere/python", [])

@@ -98,7 +98,8 @@ def _run(channel: paramiko.Channel, command: bytes) -> None:
         channel,
     ):
         try:
-            _pass_on(child.stdout.fileno(), channel)
+            if not _passed_on(child.stdout.fileno(), channel):
+                return
             channel.shutdown_write()
             code = child.wait()
         finally:
@@ -108,13 +109,15 @@ def _run(channel: paramiko.Channel, command: bytes) -> None:
             channel.send_exit_status(code)
 
 
-def _pass_on(pipe: int, channel: paramiko.Channel) -> None:
+def _passed_on(pipe: int, channel: paramiko.Channel) -> bool:
+    """Whether all was, until the other end closed its own."""
     while not channel.closed:
         if select.select([pipe], [], [], 0.1)[0]:
             data = os.read(pipe, 1 << 15)
             if not data:
-                return
+                return True
             channel.sendall(data)
+    return False
 
 
 class Sshd:
@@ -137,6 +140,7 @@ class Sshd:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             transport = paramiko.Transport(sock)
             transport.daemon = True
             transport.add_server_key(self.host_key)
@@ -299,12 +303,12 @@ def test_a_fetch_that_breaks_off_goes_on_where_it_broke(device: Device, sshd: Ss
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_broken_at_random_points(device: Device, sshd: Sshd, tmp_path: Path, seed: int) -> None:
     """In adb's handshake, in ssh's, in a command, in a file."""
     random_ = random.Random(seed)
     # Link's own connection is of 2 kB and breaks for good, ssh's handshake of 5 to 6 kB.
-    points = (random_.randrange(2200, 4000), *(random_.randrange(200, 9000) for _ in range(5)), 300_000, 400_000)
+    points = (random_.randrange(2200, 4000), *(random_.randrange(200, 9000) for _ in range(3)), 300_000, 400_000)
     (tmp_path / "there").write_bytes(content(MIB))
     with (
         daemon(device, cuts=points) as on,
@@ -338,12 +342,12 @@ def test_a_device_that_falls_silent(
     device: Device, sshd: Sshd, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection looks open, and nothing comes of it."""
-    monkeypatch.setattr(android_harness.link, "_CONNECT_S", 1.0)
+    monkeypatch.setattr(android_harness.link, "_CONNECT_S", 0.5)
     (tmp_path / "there").write_bytes(content(50 * MIB))
     with (
         daemon(device) as on,
         Link(on.serial, device.keys, 5, 0.5) as link,
-        place(link, sshd, tmp_path, stall_s=1) as there,
+        place(link, sshd, tmp_path, stall_s=0.5) as there,
         frozen(on, 0.2),
     ):
         began = time.monotonic()
