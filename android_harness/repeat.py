@@ -172,7 +172,7 @@ def uninterrupted(what: str) -> Iterator[None]:
 
 
 def _warmer(rest: Conditions, now: Conditions) -> str | None:
-    """What is warmer than at rest, in words."""
+    """What is warmer than at rest, or still slowed by that, in words."""
     if (now.thermal_status or 0) > (rest.thermal_status or 0):
         return f"thermal status {now.thermal_status} ({now.thermal_status_name})"
     cool = {temperature.name: temperature.celsius for temperature in rest.temperatures}
@@ -181,6 +181,10 @@ def _warmer(rest: Conditions, now: Conditions) -> str | None:
             return (
                 f"{temperature.name} at {temperature.celsius:.0f} °C, {cool[temperature.name]:.0f} before the first run"
             )
+    limits = {policy.name: policy.max_khz or 0 for policy in rest.policies}
+    for policy in now.policies:
+        if policy.max_khz is not None and policy.max_khz < limits.get(policy.name, 0):
+            return f"{policy.name} is limited to {policy.max_khz // 1000} MHz"
     return None
 
 
