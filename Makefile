@@ -164,8 +164,11 @@ profile-android: given-BUNDLE given-DATA $(ENV) ## adapt on a phone or board ove
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
+# Files of tests side by side: a file's tests share what is costly to make. Two, for each may load TensorFlow.
+IN_TWO := -n 2 --dist loadfile
+
 test: $(ENV214) lint ## everything that has to hold: lint, types, and the tests on both runtimes
-	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest $(ARGS)
+	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest $(IN_TWO) $(ARGS)
 
 test-foreign: $(ENV) $(ENV214) ## third-party models, downloaded: exported, adapted, gradients checked (minutes)
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest tests/foreign -m slow -rs $(ARGS)
@@ -199,7 +202,7 @@ device-lab: $(ENV) ## an arm64 Debian in .work/device-lab, run by QEMU, with bot
 
 test-device: $(ENV214) device-lab ## the harness against that Debian behind an ADB daemon; as root (a quarter of an hour)
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" \
-	  $(RUN) -m pytest tests/device tests/android_harness -m "slow or not slow" -s $(ARGS)
+	  $(RUN) -m pytest tests/device tests/android_harness -m slow -s $(ARGS)
 	@$(RUN) -m tests.bench.adb_push
 
 lint: $(ENV) ## style, format and types
