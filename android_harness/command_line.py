@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error("only `run` takes options of ondevice.adapt, behind --")
     options.arguments = adapts
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # the device is to be left as after Ctrl-C
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, signal.default_int_handler)  # the device is to be left as after Ctrl-C
     try:
         return exit_code_of(lambda: _on_device(options))
     except KeyboardInterrupt:

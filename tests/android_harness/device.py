@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -107,12 +108,17 @@ class Connected:
         """The same, still running; its stderr is to be read from."""
         with subprocess.Popen(
             self.words(command, *arguments), cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_as_at_a_terminal,
         ) as process:  # fmt: skip
             try:
                 yield process
             finally:
                 process.kill()
+
+
+def _as_at_a_terminal() -> None:
+    """Ctrl-C is heard, though a shell that runs the tests in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def said(process: subprocess.Popen[str], words: str) -> str:

@@ -208,14 +208,17 @@ def test_what_was_left_is_pulled(device: Device, bundle: Path, pictures: Path, t
     assert device.left() == []
 
 
-def test_interrupted(connected: Connected, bundle: Path, pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted(
+    connected: Connected, bundle: Path, pictures: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     device = connected.device
     device.command("settings", SETTINGS)
     given = ("--out", tmp_path / "out", "--keep-awake", *as_run(device), "--", *FOREVER)
     with connected.started("run", bundle, pictures, *given) as process:
         said(process, "epoch 3")
         assert settings(device) == {"stay_on_while_plugged_in": "7"}
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said(process, "interrupted")
         assert process.wait(60) == 130
     assert settings(device) == {}
