@@ -82,7 +82,7 @@ class Device(AdbDevice):  # type: ignore[misc]
 
     def _filesync_flush(self, adb_info: Any, filesync_info: Any) -> None:
         """Send what is buffered; adb-shell's own drops what the device says meanwhile, then waits for it in vain."""
-        data = filesync_info.send_buffer[: filesync_info.send_idx]
+        data = memoryview(filesync_info.send_buffer)[: filesync_info.send_idx]
         self._io_manager.send(AdbMessage(constants.WRTE, adb_info.local_id, adb_info.remote_id, data), adb_info)
         filesync_info.send_idx = 0
         while True:
@@ -98,7 +98,7 @@ class Device(AdbDevice):  # type: ignore[misc]
         self._io_manager.send(AdbMessage(constants.CLSE, adb_info.local_id, adb_info.remote_id), adb_info)
 
 
-def checksum(data: bytes | bytearray) -> int:
+def checksum(data: bytes | bytearray | memoryview) -> int:
     """Sum of all bytes modulo 2³², what a message of protocol version 0x01000000 carries."""
     values = np.frombuffer(data, np.uint8)
     columns = len(values) // _ROWS
