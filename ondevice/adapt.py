@@ -23,7 +23,7 @@ from ondevice.events import Events
 from ondevice.outline import render as render_outline
 from ondevice.pipeline import RESULTS, Pipeline, Request
 from ondevice.probe import MIN_POINTS
-from ondevice.ranking import BATCH, CRITERIA, CRITERION, FROM_BETTI_NUMBERS, RHO, SEED
+from ondevice.ranking import BATCH, CRITERIA, CRITERION, FROM_BETTI_NUMBERS, NAMED, RHO, SEED
 from ondevice.report import render
 from ondevice.selection import check_rho
 from signatures.errors import CapabilityError, UsageError, exit_code_of
@@ -43,11 +43,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("bundle", type=Path, help="bundle folder written by `make export`")
     p.add_argument("--data", type=Path, required=True, help="packed dataset or folder of images by class")
     p.add_argument("--rho", type=float, default=RHO, help=f"fraction of layers to train (default {RHO:g})")
-    p.add_argument(
+    which = p.add_mutually_exclusive_group()
+    which.add_argument(
         "--criterion",
         choices=tuple(CRITERIA),
         default=CRITERION,
         help="which layers train beside the head: " + "; ".join(f"{name}: {what}" for name, what in CRITERIA.items()),
+    )
+    which.add_argument(
+        "--layers",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME…",
+        help="train these and the head, whatever ρ; `python -m ondevice.inspect` lists them",
     )
     p.add_argument(
         "--rho-channels",
@@ -106,6 +114,13 @@ def _outline(options: argparse.Namespace) -> int:
     return 0
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("no layer is named")
+    return names
+
+
 def _positive(text: str) -> int:
     value = _whole(text)
     if value < 1:
@@ -131,7 +146,8 @@ def _request(options: argparse.Namespace) -> Request:
     rate = DEFAULT_RATES[options.optimizer] if options.lr is None else options.lr
     if not _SMALLEST_RATE <= rate <= _LARGEST_RATE:
         raise UsageError(f"--lr must be a positive number that fits float32, got {rate:g}")
-    counts_loops = options.criterion in FROM_BETTI_NUMBERS or options.rho_channels is not None
+    ranks_by_loops = options.criterion in FROM_BETTI_NUMBERS and not options.layers
+    counts_loops = ranks_by_loops or options.rho_channels is not None
     if counts_loops and options.batch < MIN_POINTS:
         raise UsageError(f"--batch must be at least {MIN_POINTS} to rank by b1: fewer images make no loop")
     if options.rho_channels is not None and options.criterion in ("head", "bias"):
@@ -143,7 +159,8 @@ def _request(options: argparse.Namespace) -> Request:
         data=options.data,
         run=options.out,
         cache=default_cache(),
-        criterion=options.criterion,
+        criterion=NAMED if options.layers else options.criterion,
+        layers=options.layers,
         rho=check_rho(options.rho),
         rho_channels=None if options.rho_channels is None else check_rho(options.rho_channels, "--rho-channels"),
         epochs=options.epochs,

@@ -22,6 +22,8 @@ class Evaluation:
     loss: float
     """Mean softmax cross-entropy in nats."""
     images: int
+    predicted: tuple[int, ...]
+    """The class with the largest logit of each image, in stored order."""
 
 
 def evaluate(
@@ -31,11 +33,12 @@ def evaluate(
     after_image: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Run `infer` (batch 1) over the split, in stored order."""
-    right = 0
+    predicted: list[int] = []
     loss = 0.0
     for done, (images, labels, _) in enumerate(evaluation_batches(split, 1)):
         logits = model.call("infer", {"x": to_input(images, preprocessing)})["logits"]
-        right += int(np.argmax(logits[0]) == labels[0])
+        predicted.append(int(np.argmax(logits[0])))
         loss += float(cross_entropy(logits, labels)[0])
         after_image(done + 1)
-    return Evaluation(right / len(split), loss / len(split), len(split))
+    accuracy = float(np.mean(predicted == split.labels))
+    return Evaluation(accuracy, loss / len(split), len(split), tuple(predicted))

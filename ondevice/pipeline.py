@@ -66,6 +66,8 @@ class Request:
     """An existing, writable folder that holds the result of an older run at most, which a finished run replaces."""
     cache: Path
     criterion: str
+    layers: tuple[str, ...]
+    """Those that train, where the criterion is `NAMED`; else empty."""
     rho: float
     rho_channels: float | None
     """The fraction of their channels that trains of picked layers; None: all."""
@@ -138,6 +140,7 @@ class Pipeline:
             dataset=opened.dataset.description,
             dataset_fingerprint=opened.dataset.fingerprint,
             classes=opened.dataset.classes,
+            test_labels=tuple(opened.dataset.test.labels.tolist()),
             selection=selection.noting_channels(channels),
             topology=topology,
             plan=plan,
@@ -226,7 +229,9 @@ class Pipeline:
 
     def _select(self, opened: Opened, evidence: Evidence, rho: float, fits: Fits = lambda names: True) -> Selection:
         request, obstacles = self.request, untrainable(opened.network, opened.layers)
-        return select(opened.layers, opened.head, evidence, request.criterion, rho, request.seed, obstacles, fits)
+        return select(
+            opened.layers, opened.head, evidence, request.criterion, rho, request.seed, obstacles, fits, request.layers
+        )
 
     def _channels(self, opened: Opened, selection: Selection) -> Channels:
         """Of the picked layers, those channels that train; layers are missing of which all do."""

@@ -27,13 +27,15 @@ CRITERIA = {
 SCORE_NAMES = {"betti": "b1/|a|", "b1": "b1", "inverse-size": "1/|a|", "fisher": "Fisher"}
 """What the scores of some criteria are."""
 BIAS = "bias"
+NAMED = "named"
+"""Not a criterion but what stands in its place where the layers were named one by one: `--layers`."""
 CRITERION, RHO, BATCH, SEED = "betti", 0.1, 32, 0
 """What commands take where nothing else is said: the criterion, the fraction of layers, images a batch, the draw."""
 FROM_BETTI_NUMBERS = frozenset({"betti", "b1"})
 """Those that need forward passes."""
 FROM_GRADIENTS = frozenset({"fisher"})
 """Those that need labels and a backward pass."""
-WITHOUT_RHO = frozenset({"all", "head", BIAS})
+WITHOUT_RHO = frozenset({"all", "head", BIAS, NAMED})
 """Those that do not count layers."""
 _RANDOM_STREAM = 3  # third word of the seed, apart from those of ondevice.dataset
 
@@ -67,7 +69,7 @@ def scores(criterion: str, body: Sequence[Layer], evidence: Evidence, seed: int)
         return np.random.Generator(np.random.PCG64([seed, 0, _RANDOM_STREAM])).random(len(body))
     if criterion == "first":
         return -places
-    if criterion in ("last", "all", BIAS, "head"):
+    if criterion in ("last", "all", BIAS, NAMED, "head"):
         return places
     raise UsageError(f"criterion {criterion!r} is not known ({', '.join(CRITERIA)})")
 

@@ -78,6 +78,8 @@ class Report:
     dataset: str
     dataset_fingerprint: str
     classes: tuple[str, ...]
+    test_labels: tuple[int, ...]
+    """The class of each test image, in stored order."""
     selection: Selection
     topology: TopologyNote | None
     plan: Cost

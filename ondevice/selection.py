@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from ondevice.ranking import BIAS, WITHOUT_RHO, Evidence, scores
+from ondevice.ranking import BIAS, NAMED, WITHOUT_RHO, Evidence, scores
 from signatures.errors import InputError, UsageError
 from signatures.layers import Layer
 
@@ -80,20 +80,25 @@ def select(
     seed: int = 0,
     obstacles: Mapping[str, str] = MappingProxyType({}),
     fits: Fits = lambda names: True,
+    named: Sequence[str] = (),
 ) -> Selection:
     """Pick layers.
 
     `evidence` is of the layers but the head, which always trains and does not compete; ρ counts all layers. Ties keep
     model order. `seed` is that of the criterion random. `obstacles` says by name which layers cannot train, and why:
-    they are ranked, but not picked. InputError if the head is one of them.
+    they are ranked, but not picked. InputError if the head is one of them. `named` are the layers that train where
+    `criterion` is `NAMED`; UsageError if one does not exist or cannot train.
     """
     if head.name in obstacles:
         raise InputError(f"the head cannot train: {obstacles[head.name]}")
     body = [layer for layer in layers if layer is not head]
     if criterion == BIAS:
         obstacles = {layer.name: "it has no bias" for layer in body if layer.bias_shape is None} | dict(obstacles)
+    if criterion == NAMED:
+        _check_named(named, layers, obstacles)
     ranked = dict(zip((layer.name for layer in body), scores(criterion, body, evidence, seed).tolist(), strict=True))
-    order = sorted((name for name in ranked if name not in obstacles), key=lambda name: -ranked[name])  # stable
+    able = [name for name in ranked if name not in obstacles and (criterion != NAMED or name in named)]
+    order = sorted(able, key=lambda name: -ranked[name])  # stable
     count = pick_count(rho, len(layers)) if criterion not in WITHOUT_RHO else 0 if criterion == "head" else len(body)
     best, over = _fitting(order, count, fits)
     columns = {} if evidence.b1 is None else dict(zip(ranked, evidence.b1.T, strict=True))
@@ -111,6 +116,16 @@ def select(
         for layer in layers
     )
     return Selection(criterion, rho, table)
+
+
+def _check_named(named: Sequence[str], layers: Sequence[Layer], obstacles: Mapping[str, str]) -> None:
+    """UsageError unless all of them exist and can train."""
+    names = [layer.name for layer in layers]
+    for name in named:
+        if name not in names:
+            raise UsageError(f"--layers: the network has no layer {name!r}; `python -m ondevice.inspect` lists them")
+        if name in obstacles:
+            raise UsageError(f"--layers: {name} cannot train: {obstacles[name]}")
 
 
 def _fitting(order: Sequence[str], count: int, fits: Fits) -> tuple[list[str], list[str]]:

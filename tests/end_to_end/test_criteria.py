@@ -66,6 +66,36 @@ def test_what_trains_is_what_the_report_says(
     assert all(name in said.stdout for name in picked)
 
 
+def test_the_named_layers_train(commands: Commands, tiny_bundle_with_head: Path, tiny_pictures: Path) -> None:
+    run = commands.folder / "run"
+    commands.adapt(
+        tiny_bundle_with_head, "--data", tiny_pictures, "--out", run, "--layers", f"{BODY[3]}, {BODY[1]}", *SETTINGS
+    ).succeeded()
+    report = read_report(run)
+    assert report["settings"]["criterion"] == "named"
+    assert [row["layer"] for row in report["selection"]["table"] if row["picked"]] == [BODY[1], BODY[3], "head"]
+    trained = {f"{name}/{kind}" for name in (BODY[1], BODY[3], "head") for kind in ("weight", "bias")}
+    assert changed(start_values(tiny_bundle_with_head), adapted_values(run)) == trained
+    right = [truth == answer for truth, answer in zip(report["test_labels"], report["after"]["predicted"], strict=True)]
+    assert report["after"]["accuracy"] == sum(right) / len(right)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layers", "attic"), "the network has no layer 'attic'"),
+        (("--layers", " , "), "no layer is named"),
+        (("--layers", BODY[0], "--criterion", "betti"), "not allowed with"),
+    ],
+)
+def test_layers_that_cannot_be_named(
+    commands: Commands, tiny_bundle_with_head: Path, tiny_pictures: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    said = commands.adapt(tiny_bundle_with_head, "--data", tiny_pictures, *arguments)
+    assert said.code == 2
+    assert message in said.stderr
+
+
 @pytest.mark.parametrize("criterion", ["fisher", "random"])
 def test_the_same_seed_picks_the_same_layers(
     commands: Commands, tiny_bundle: Path, tiny_pictures: Path, criterion: str

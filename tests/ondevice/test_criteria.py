@@ -8,7 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ondevice.ranking import CRITERIA, FROM_BETTI_NUMBERS, FROM_GRADIENTS, SCORE_NAMES, WITHOUT_RHO, Evidence, scores
+from ondevice.ranking import (
+    CRITERIA,
+    FROM_BETTI_NUMBERS,
+    FROM_GRADIENTS,
+    NAMED,
+    SCORE_NAMES,
+    WITHOUT_RHO,
+    Evidence,
+    scores,
+)
 from ondevice.selection import select
 from signatures.errors import UsageError
 from tests.ondevice.test_selection import make_layers
@@ -57,7 +66,7 @@ def test_every_criterion_has_scores_of_all_layers() -> None:
     for criterion in CRITERIA:
         assert scores(criterion, LAYERS[:-1], EVIDENCE, 1).shape == (4,)
     for name in (*FROM_BETTI_NUMBERS, *FROM_GRADIENTS, *WITHOUT_RHO, *SCORE_NAMES):
-        assert name in CRITERIA
+        assert name in (*CRITERIA, NAMED)
 
 
 @pytest.mark.parametrize("criterion", [*sorted(FROM_BETTI_NUMBERS), *sorted(FROM_GRADIENTS)])
@@ -99,4 +108,25 @@ def test_scores_are_told_where_they_decide() -> None:
     assert told["b1"] == 8
     assert told["fisher"] == pytest.approx(3e-9)
     assert told["inverse-size"] == 1 / 40
-    assert all(told[name] is None for name in WITHOUT_RHO)
+    assert all(told[name] is None for name in WITHOUT_RHO - {NAMED})
+
+
+def test_named_layers_train_in_model_order_whatever_rho() -> None:
+    selection = select(LAYERS, LAYERS[-1], Evidence(), NAMED, 0.01, named=("d", "b"))
+    assert selection.picked == ("b", "d", "e")
+    assert select(LAYERS, LAYERS[-1], Evidence(), NAMED, 0.01, named=("e",)).picked == ("e",)
+
+
+def test_named_layers_within_a_budget_are_those_nearest_to_the_output() -> None:
+    selection = select(
+        LAYERS, LAYERS[-1], Evidence(), NAMED, 1.0, fits=lambda names: len(names) < 3, named=("a", "b", "d")
+    )
+    assert selection.picked == ("b", "d", "e")
+    assert [row.layer for row in selection.table if row.over_budget] == ["a"]
+
+
+def test_named_layers_have_to_exist_and_to_train() -> None:
+    with pytest.raises(UsageError, match="no layer 'z'"):
+        select(LAYERS, LAYERS[-1], Evidence(), NAMED, 1.0, named=("b", "z"))
+    with pytest.raises(UsageError, match="b cannot train: for want of a rule"):
+        select(LAYERS, LAYERS[-1], Evidence(), NAMED, 1.0, obstacles={"b": "for want of a rule"}, named=("b",))

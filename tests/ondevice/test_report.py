@@ -42,6 +42,7 @@ REPORT = Report(
     dataset="my data: 48 training and 30 test images of 16×16, 3 classes",
     dataset_fingerprint="ab" * 32,
     classes=("kočka", "dog", "\U0001f426"),
+    test_labels=(0, 1) * 15,
     selection=Selection(
         "betti",
         0.1,
@@ -66,8 +67,8 @@ REPORT = Report(
     train_source="compiled",
     compile_seconds=0.0625,
     trained_parameters=1234567,
-    before=Evaluation(1 / 3, 1.0986, 30),
-    after=Evaluation(0.9, 0.25, 30),
+    before=Evaluation(1 / 3, 1.0986, 30, (0, 1) * 15),
+    after=Evaluation(0.9, 0.25, 30, (1, 0) * 15),
     epochs=(Epoch(1, 0.875, 1.5), Epoch(2, 0.5, 1.25)),
     step_losses=(1.0, 0.75, 0.5, 0.5),
     phases=(
@@ -117,7 +118,8 @@ def test_a_run_without_a_probe_has_no_topology(tmp_path: Path) -> None:
 
 @given(st.floats(0, 1), st.lists(st.floats(0, 1e6), min_size=1, max_size=5), st.text(max_size=20))
 def test_numbers_and_names_survive_exactly(accuracy: float, losses: list[float], name: str) -> None:
-    report = replace(REPORT, after=Evaluation(accuracy, losses[0], 30), step_losses=tuple(losses), classes=(name, "b"))
+    after = Evaluation(accuracy, losses[0], 30, (0,) * 30)
+    report = replace(REPORT, after=after, step_losses=tuple(losses), classes=(name, "b"))
     read = json.loads(json.dumps(report.document()))
     assert read["after"]["accuracy"] == accuracy
     assert read["step_losses"] == losses
