@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,13 @@ class Schedule:
         if step < warm:
             return self.rate * (step + 1) / warm
         return self.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+
+
+class Gradients(Protocol):
+    """What computes gradients: a `LoadedModel` with the signature `gradients`, or another engine in its place."""
+
+    def call(self, name: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """`logits`, and the gradient of each weight by its name, of features, `truth` and weights."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ def check_trains(model: LoadedModel, path: Path, subset: Subset) -> None:
 
 
 def train_epoch(
-    model: LoadedModel,
+    model: Gradients,
     trainee: Trainee,
     data: TrainingSet,
     epoch: int,
@@ -105,7 +113,7 @@ def train_epoch(
 
 
 def _add_gradients(
-    model: LoadedModel, trainee: Trainee, data: TrainingSet, rows: NDArray[np.intp], flipped: NDArray[np.bool_]
+    model: Gradients, trainee: Trainee, data: TrainingSet, rows: NDArray[np.intp], flipped: NDArray[np.bool_]
 ) -> float:
     """Add up the gradients of a batch, micro-batch by micro-batch; returns its mean loss."""
     total = 0.0

@@ -16,7 +16,7 @@ COMMANDS = {
     "ranking": ("ranking", "how stable the ranking of layers is over draws of images"),
     "figures": ("figures", "the paper's figures, from measurements"),
     "report": ("report_page", "a page of a run, or of runs side by side"),
-    "study": ("study", "policies × ρ × networks × datasets × seeds"),
+    "study": ("study.command", "policies × ρ × networks × datasets × seeds"),
 }
 """By name, the module that does it, by its `main(arguments) -> exit code`, and what it does."""
 

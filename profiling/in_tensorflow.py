@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ondevice.meter import read_resident
 from profiling.measurement import Measurement, Step, measure_steps
 from profiling.problem import OPTIMIZER, Problem, read_images, read_network
 from signatures.errors import InputError
-from signatures.graph import Array, Graph, Op, Tensor
+from signatures.graph import Graph, Op, Tensor
 from signatures.layers import find_layers
 from signatures.shapes import SAME
 from signatures.subset import Subset, subset_of
@@ -102,21 +103,33 @@ class Network:
 
     def logits(self, x: tf.Tensor) -> tf.Tensor:
         """Logits [batch, classes] of x [batch, H, W, C]."""
-        values: dict[Tensor, tf.Tensor] = {self._graph.inputs[0]: x}
+        return self.outputs([x])[0]
+
+    def outputs(
+        self, inputs: Sequence[tf.Tensor], weights: Mapping[tuple[int, int], tf.Tensor] = MappingProxyType({})
+    ) -> list[tf.Tensor]:
+        """What the graph makes of its inputs; `weights`, by slot and in TFLite's layout, take the place of its own."""
+        values: dict[Tensor, tf.Tensor] = dict(zip(self._graph.inputs, inputs, strict=True))
+        given = {slot: _in_layout(self._graph.ops[slot[0]], slot[1], value) for slot, value in weights.items()}
+        known = {**self._weights, **given}
         for index, op in enumerate(self._graph.ops):
-            inputs = [
-                self._weights[index, slot] if (index, slot) in self._weights else values.get(tensor) if tensor else None
+            arguments = [
+                known[index, slot] if (index, slot) in known else values.get(tensor) if tensor else None
                 for slot, tensor in enumerate(op.inputs)
             ]
             activation = _ACTIVATIONS.get(op.options.integer("FusedActivationFunction"))
             if activation is None:
                 raise InputError(f"{op.kind} that makes {op.output.name!r} has an activation that is not translated")
-            values[op.output] = activation(_result(op, inputs))
-        return values[self._graph.outputs[0]]
+            values[op.output] = activation(_result(op, arguments))
+        return [values[tensor] for tensor in self._graph.outputs]
 
 
-def _in_layout(op: Op, slot: int, data: Array) -> Array:
-    return data.transpose(_LAYOUT[op.kind]) if slot == 1 and op.kind in _LAYOUT else data
+def _in_layout(op: Op, slot: int, data: Any) -> Any:
+    """A constant, array or tensor, in TensorFlow's order of axes."""
+    if slot != 1 or op.kind not in _LAYOUT:
+        return data
+    axes = _LAYOUT[op.kind]
+    return data.transpose(axes) if isinstance(data, np.ndarray) else tf.transpose(data, axes)
 
 
 def _result(op: Op, inputs: Sequence[Any]) -> tf.Tensor:
@@ -133,6 +146,10 @@ def _result(op: Op, inputs: Sequence[Any]) -> tf.Tensor:
             return tf.nn.bias_add(convolution(x, inputs[1], strides, padding), inputs[2])
         case "FULLY_CONNECTED":
             return tf.nn.bias_add(tf.matmul(x, inputs[1]), inputs[2])
+        case "MAX_POOL_2D":
+            window = options.integer("FilterHeight"), options.integer("FilterWidth")
+            steps = options.integer("StrideH"), options.integer("StrideW")
+            return tf.nn.max_pool2d(x, window, steps, "SAME" if options.integer("Padding") == SAME else "VALID")
         case "ADD":
             return x + inputs[1]
         case "PAD":
@@ -141,4 +158,4 @@ def _result(op: Op, inputs: Sequence[Any]) -> tf.Tensor:
             return tf.reduce_mean(x, inputs[1], keepdims=options.flag("KeepDims"))
         case "RESHAPE":
             return tf.reshape(x, (-1, *op.output.shape[1:]))
-    raise InputError(f"{op.kind} is not translated to TensorFlow: the benchmark knows the ops of MobileNetV2")
+    raise InputError(f"{op.kind} is not translated to TensorFlow: the ops of MobileNetV2 and VGG16 are known")

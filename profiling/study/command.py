@@ -1,0 +1,170 @@
+"""`python -m profiling study`: policies × ρ × networks × datasets × seeds, measured; goes on where it stopped.
+
+Everything lies in FOLDER: exported networks, packed data, and records.jsonl, from which --page makes the document, its
+tables and plots. On several machines: start a Dask scheduler and workers there (`dask scheduler`, `dask worker`), in
+this project's environment and with FOLDER at the same path, and give the scheduler's address. Exit codes are those of
+`python -m ondevice.adapt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+from ondevice.runtime import interpreter_module
+from profiling.study.data import FINAL, prepare
+from profiling.study.design import Design, NetworkDesign, read_design
+from profiling.study.records import Records, Session
+from profiling.study.running import Agenda, perform, workers
+from profiling.study.tasks import Subject
+from signatures.catalogue import MODEL, file_sha256, read_bundle
+from signatures.errors import CapabilityError, UsageError, exit_code_of
+
+STANDARD = Path(__file__).with_name("standard.toml")
+RECORDS = "records.jsonl"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m profiling study", description=__doc__)
+    p.add_argument("--design", type=Path, default=STANDARD, help="what is studied (default: standard.toml beside this)")
+    p.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="a dataset that the design names")
+    p.add_argument(
+        "--weights", action="append", default=[], metavar="NETWORK=SOURCE", help="as WEIGHTS of `make export`"
+    )
+    p.add_argument("--out", type=Path, default=Path("study"), metavar="FOLDER", help="default ./study")
+    p.add_argument("--workers", type=int, default=2, help="processes on this machine, a thread each (default 2)")
+    p.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, in place of processes of this machine")
+    p.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after this time")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    return exit_code_of(lambda: _study(options))
+
+
+def _study(options: argparse.Namespace) -> int:
+    until = time.monotonic() + 60 * options.minutes
+    design = read_design(options.design)
+    folders = {name: Path(folder) for name, folder in _pairs(options.data, "--data").items()}
+    weights = _pairs(options.weights, "--weights")
+    options.out.mkdir(parents=True, exist_ok=True)
+    records = Records(options.out / RECORDS)
+    agendas = []
+    for network in design.networks:
+        subjects = _subjects(options.out.resolve(), design, network, folders, weights)
+        if subjects:
+            agendas.append(Agenda(design, network, records, subjects))
+    _begin(records, design, [subject for agenda in agendas for subject in agenda.subjects])
+    with workers(options.workers, options.scheduler) as client:
+        for agenda in agendas:
+            for stage in ("picks", "tuning", "finals", "costs", "checks"):
+                todo = getattr(agenda, stage)()
+                told = f"{agenda.network.name}, {stage} "
+                if not perform(client, todo, records, until, lambda line, told=told: _say(told + line)):  # type: ignore[misc]
+                    _say(f"the time is over; the same command goes on. {len(records.all)} records in {records.path}")
+                    return 0
+    print(f"complete: {len(records.all)} records in {records.path}")
+    return 0
+
+
+def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
+    """NAME=VALUE as a dictionary. UsageError for anything else."""
+    pairs = [text.partition("=") for text in given]
+    if wrong := [name for name, equals, value in pairs if not (name and equals and value)]:
+        raise UsageError(f"{option} takes NAME=…, got {wrong[0]!r}")
+    return {name: value for name, _, value in pairs}
+
+
+def _subjects(
+    folder: Path, design: Design, network: NetworkDesign, folders: Mapping[str, Path], weights: Mapping[str, str]
+) -> tuple[Subject, ...]:
+    """The network on each of its datasets, exported and packed where that was not done yet; those whose data were not
+    given are left out.
+    """
+    found = []
+    for name in network.data:
+        subject = Subject(folder, network.name, name, design.batch, network.epochs)
+        base = name.removesuffix("-bad-camera")
+        if not subject.data_folder.exists():
+            if base != "digits" and base not in folders:
+                _say(f"{network.name}: {name} is left out; it takes --data {base}=FOLDER")
+                continue
+            _say(f"{network.name}: packing {name}")
+            prepare(name, network, folders, subject.data_folder)
+        found.append(subject)
+    if found and not found[0].bundle.exists():
+        _export(network, weights.get(network.name), found[0].bundle)
+    return tuple(found)
+
+
+def _export(network: NetworkDesign, weights: str | None, bundle: Path) -> None:
+    """Export in a process of its own: TensorFlow has no place in this one."""
+    _say(f"{network.name}: exporting {network.model}")
+    command = [
+        sys.executable, "-m", "converter", "export", network.model, "--image", str(network.image), "--rho", "0.1",
+        "--out", str(bundle), *(["--weights", weights] if weights else []),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CapabilityError(f"`{' '.join(command)}` failed with {done.returncode}:\n{done.stderr.strip()}")
+
+
+def _begin(records: Records, design: Design, subjects: Sequence[Subject]) -> None:
+    """Record where this goes on. UsageError where older records are of other networks or images."""
+    inputs = {}
+    for subject in subjects:
+        bundle = read_bundle(subject.bundle)
+        data = (
+            subject.data_folder / FINAL / "train" / "images.npy",
+            subject.data_folder / FINAL / "test" / "images.npy",
+        )
+        digests = [file_sha256(path)[:16] for path in (bundle.folder / MODEL, *data)]
+        what = f"{bundle.manifest.weights}; {subject.epochs} epochs, batch {subject.batch}; {' '.join(digests)}"
+        inputs[f"{subject.network}/{subject.data}"] = what
+    for session in records.of(Session):
+        if other := [name for name, what in session.inputs.items() if inputs.get(name, what) != what]:
+            raise UsageError(f"{records.path} holds records of another {other[0]}: choose another --out")
+    records.add(
+        Session(
+            started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            machine=f"{platform.machine()}, {_processor()}",
+            system=f"{platform.system()} {platform.release()}",
+            python=platform.python_version(),
+            packages={name: version(name) for name in ("tensorflow", "numpy", "distributed")}
+            | {"interpreter": interpreter_module()[0]},
+            commit=_commit(),
+            design=asdict(design),
+            inputs=inputs,
+        )
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "processor not known"
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(models)} × {models[0]}" if models else "processor not known"
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(Path(__file__).parent)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "") if not head.returncode else ""
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
