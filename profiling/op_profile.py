@@ -1,202 +1,120 @@
-"""`python -m profiling.op_profile MODEL.tflite SIGNATURE`: each op of a graph timed alone, and the arithmetic limit.
+"""`python -m profiling ops MODEL.tflite [SIGNATURE]`, or `ops BUNDLE --layers a,b`: what each op of a graph takes.
 
-Ops of the same kind, shapes, options and constant operands are timed once. The sum leaves out what crosses from op to
-op in caches, and what the runtime adds around them; the time of the whole signature stands beside it. The arithmetic
-limit is the time that all products would take at the rate of a large one, measured in the same run.
+Time of each op by layer, stage and kind, inside XNNPACK or out of it; what is alive at the peak of memory, and what the
+process takes, predicted and measured. Times come from the runtime's own profiler where it has one (ai-edge-litert);
+otherwise each op is timed alone. All on this machine, with 2 threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from converter.quiet import captured_stderr
-from ondevice.runtime import LoadedModel, interpreter_module
-from signatures.builder import GraphBuilder
-from signatures.errors import AdabetError
-from signatures.graph import Array, Graph, Model, Op, Signature, Tensor
-from signatures.layers import op_macs
+from profiling.op_figures import OpProfile, profile
+from profiling.op_table import document, render
+from profiling.train_graph import ALL, CLASSES, Training, train_graph, training_of
+from signatures.catalogue import read_bundle
+from signatures.errors import CapabilityError, UsageError, exit_code_of
 from signatures.tflite_io import read_model, write_model
 
-THREADS = 2
-SECONDS, LEAST_CALLS = 0.15, 7
-"""How long an op is timed, and how often at least."""
-LARGE = (4096, 1024, 1024)
-"""Rows, inputs and units of the large product."""
-_LEFT_OUT = ("CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "RESHAPE")
-"""Ops on variables do not run alone; a RESHAPE copies when it is alone, but rarely does inside a graph."""
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m profiling ops", description=(__doc__ or "").partition("\n\n")[2])
+    p.add_argument("model", type=Path, metavar="MODEL|BUNDLE", help="a .tflite file, or a bundle folder")
+    p.add_argument("signature", nargs="?", help="of a file that has several")
+    which = p.add_mutually_exclusive_group()
+    which.add_argument(
+        "--layers", metavar="NAME,NAME…", help=f"of a bundle: train these and the head ({ALL}: every one)"
+    )
+    which.add_argument("--like", type=Path, metavar="RUN", help="of a bundle: train what this run trained, as it did")
+    p.add_argument("--micro-batch", type=_positive, metavar="N", help="images at once (default: as the device would)")
+    p.add_argument("--classes", type=_positive, metavar="N", help=f"of a new head, with --layers (default {CLASSES})")
+    p.add_argument("--alone", action="store_true", help="time each op in a model of its own")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument("--out", type=Path, metavar="FOLDER", help="write the picture lifetimes.png and .svg there")
+    return p
 
 
-@dataclass(frozen=True)
-class TimedOp:
-    """One op of the graph."""
-
-    kind: str
-    shapes: str
-    flops: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class OpProfile:
-    """What the ops of a graph take, each alone."""
-
-    ops: tuple[TimedOp, ...]
-    left_out: int
-    """How many ops are of kinds that mean nothing alone: RESHAPE, and what has to do with variables."""
-    whole_s: float
-    """One call of the signature, arguments and results copied in and out."""
-    large_rate: float
-    """Floating-point operations a second of a large product."""
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of all products; a multiply-add is two."""
-        return sum(op.flops for op in self.ops)
-
-    @property
-    def limit_s(self) -> float:
-        """The arithmetic limit."""
-        return self.flops / self.large_rate
-
-
-def profile(model: Model, signature: str, path: Path, folder: Path) -> OpProfile:
-    """Time the ops of a signature of `model`, which was read from `path`; models of one op are written to `folder`."""
-    graph = model.signature(signature).graph
-    known: dict[str, float] = {}
-    timed = []
-    for op in graph.ops:
-        if op.kind not in _LEFT_OUT:
-            key = _key(op)
-            if key not in known:
-                known[key] = _seconds_of(_alone(op), folder)
-            timed.append(TimedOp(op.kind, _shapes(op), 2 * op_macs(op), known[key]))
-    large = _large_product()
-    rate = 2 * op_macs(large.ops[0]) / _seconds_of(large, folder)
-    whole = LoadedModel(path, THREADS)
-    fed = {name: _values(t.shape, np.dtype(t.dtype)) for name, t in model.signature(signature).inputs.items()}
-    whole_s = _typical_seconds(lambda: whole.call(signature, fed))
-    return OpProfile(tuple(timed), len(graph.ops) - len(timed), whole_s, rate)
-
-
-def render(profile: OpProfile, slowest: int = 12) -> str:
-    """Tables by kind and of the slowest ops, and the limit."""
-    total = sum(op.seconds for op in profile.ops)
-    lines = [f"{'kind':22} {'count':>5} {'ms':>8} {'share':>6} {'GFLOP':>7} {'GFLOP/s':>8}"]
-    kinds: dict[str, list[TimedOp]] = {}
-    for op in profile.ops:
-        kinds.setdefault(op.kind, []).append(op)
-    for kind, ops in sorted(kinds.items(), key=lambda item: -sum(op.seconds for op in item[1])):
-        lines.append(f"{kind:22} {len(ops):>5} " + _figures(ops, total))
-    lines.append(f"{'all, each alone':22} {len(profile.ops):>5} " + _figures(profile.ops, total))
-    lines.append(f"{'the signature':22} {'':>5} {profile.whole_s * 1e3:>8.2f}")
-    lines += [
-        f"arithmetic limit: {profile.flops / 1e9:.2f} GFLOP at {profile.large_rate / 1e9:.0f} GFLOP/s, the rate of a "
-        f"product {' × '.join(map(str, LARGE))}: {profile.limit_s * 1e3:.1f} ms; the signature takes "
-        f"{profile.whole_s / profile.limit_s:.2f} times as long",
-        "",
-        "slowest kinds of op and shape",
-    ]
-    alike: dict[tuple[str, str], list[TimedOp]] = {}
-    for op in profile.ops:
-        alike.setdefault((op.kind, op.shapes), []).append(op)
-    ranked = sorted(alike.items(), key=lambda item: -sum(op.seconds for op in item[1]))[:slowest]
-    lines += [f"{kind:22} {len(ops):>5} {_figures(ops, total)}  {shapes}" for (kind, shapes), ops in ranked]
-    if profile.left_out:
-        lines.append(f"{profile.left_out} ops are left out (RESHAPE, variables): alone they tell nothing")
-    return "\n".join(lines)
-
-
-def _figures(ops: Sequence[TimedOp], total: float) -> str:
-    seconds, gflop = sum(op.seconds for op in ops), sum(op.flops for op in ops) / 1e9
-    rate = f"{gflop / seconds:.0f}" if gflop else ""
-    return f"{seconds * 1e3:>8.2f} {seconds / total:>6.1%} {gflop:>7.2f} {rate:>8}"
-
-
-def _key(op: Op) -> str:
-    """The same for ops that take the same time. Small constants are paddings, axes and shapes: their values count."""
-    operands = [None if t is None else (t.shape, t.dtype, _content(t.data)) for t in op.inputs]
-    return repr((op.kind, operands, sorted(op.options.fields.items())))
-
-
-def _content(data: Array | None) -> str:
-    return "" if data is None else data.tobytes().hex() if data.nbytes <= 64 else "constant"
-
-
-def _shapes(op: Op) -> str:
-    operands = (f"{'const ' if t.data is not None else ''}{list(t.shape)}" for t in op.inputs if t and t.size > 4)
-    return f"{', '.join(operands)} → {list(op.outputs[0].shape)}"
-
-
-def _alone(op: Op) -> Graph:
-    """A graph of this op, whose inputs are those that are no constants."""
-    fed = {t: Tensor(f"x{i}", t.shape, t.dtype) for i, t in enumerate(op.inputs) if t is not None and t.data is None}
-    outputs = tuple(Tensor(f"y{i}", t.shape, t.dtype) for i, t in enumerate(op.outputs))
-    inputs = tuple(fed.get(t, t) if t is not None else None for t in op.inputs)
-    return Graph("alone", (Op(op.kind, inputs, outputs, op.options, op.version),), tuple(fed.values()), outputs)
-
-
-def _large_product() -> Graph:
-    rows, inputs, units = LARGE
-    b = GraphBuilder("large")
-    weights = np.random.default_rng(0).normal(size=(units, inputs)).astype(np.float32)
-    return b.graph([b.fully_connected(b.input("x", (rows, inputs)), b.const(weights), b.zeros(units))])
-
-
-def _seconds_of(graph: Graph, folder: Path) -> float:
-    inputs = {tensor.name: tensor for tensor in graph.inputs}
-    outputs = {tensor.name: tensor for tensor in graph.outputs}
-    path = folder / "alone.tflite"
-    write_model(Model((graph,), (Signature("alone", graph, inputs, outputs),)), path)
-    _, module = interpreter_module()
-    with captured_stderr():
-        interpreter = module.Interpreter(model_path=str(path), num_threads=THREADS)
-        interpreter.allocate_tensors()
-    for detail in interpreter.get_input_details():
-        interpreter.set_tensor(detail["index"], _values(tuple(detail["shape"]), np.dtype(detail["dtype"])))
-    return _typical_seconds(interpreter.invoke)
-
-
-def _values(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Something to compute with: of floats a half, give or take, and zeros of all else."""
-    if dtype.kind != "f":
-        return np.zeros(shape, dtype)
-    return np.random.default_rng(0).random(shape, np.float32).astype(dtype)
-
-
-def _typical_seconds(call: Callable[[], object]) -> float:
-    """The lower quartile of several calls: others use the machine too."""
-    call()
-    taken: list[float] = []
-    while sum(taken) < SECONDS or len(taken) < LEAST_CALLS:
-        started = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - started)
-    return sorted(taken)[len(taken) // 4]
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the profile; returns the exit code."""
-    p = argparse.ArgumentParser(prog="python -m profiling.op_profile", description=__doc__)
-    p.add_argument("model", type=Path)
-    p.add_argument("signature")
-    asked = p.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            print(render(profile(read_model(asked.model), asked.signature, asked.model, Path(folder))))
-    except AdabetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    """Measure and print; returns the exit code."""
+    return exit_code_of(lambda: _run(parser().parse_args(arguments)))
+
+
+def _run(asked: argparse.Namespace) -> int:
+    if asked.out:
+        _ready_to_draw(asked.out)
+    with tempfile.TemporaryDirectory() as folder:
+        path, signature, title = _given(asked, Path(folder))
+        measured = profile(path, signature, asked.alone)
+    if asked.out:
+        _draw(asked.out, measured, title)
+    print(json.dumps(document(title, measured)) if asked.json else f"{title}\n\n{render(measured)}")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _given(asked: argparse.Namespace, folder: Path) -> tuple[Path, str, str]:
+    """The file, the signature, and what it is in words; a bundle's train graph is written to `folder`."""
+    of_bundle = asked.layers is not None or asked.like is not None
+    if not asked.model.is_dir():
+        if of_bundle or asked.micro_batch is not None or asked.classes is not None:
+            raise UsageError(f"{asked.model} is a file: --layers, --like and what goes with them take a bundle")
+        names = [signature.name for signature in read_model(asked.model).signatures]
+        if asked.signature is None and len(names) != 1:
+            raise UsageError(f"{asked.model} has the signatures {', '.join(names) or '(none)'}: name one of them")
+        return asked.model, asked.signature or names[0], f"{asked.model}: {asked.signature or names[0]}"
+    if not of_bundle or asked.signature is not None:
+        raise UsageError(f"{asked.model} is a folder: say with --layers or --like what of its network trains")
+    training = _training(asked)
+    bundle = read_bundle(asked.model)
+    graph = train_graph(bundle, training)
+    path = folder / "train.tflite"
+    write_model(graph.model, path)
+    (signature,) = graph.model.signatures
+    manifest, count = bundle.manifest, len(graph.layers)
+    size = f"micro-batches of {graph.micro_batch} of a batch of {graph.batch}"
+    layers = ", ".join(graph.layers) if count <= 8 else f"{count} layers"
+    return path, signature.name, f"{manifest.network}, {manifest.image}², {size}; training {layers}"
+
+
+def _training(asked: argparse.Namespace) -> Training:
+    if asked.like is not None:
+        if asked.classes is not None:
+            raise UsageError("--classes: a run has its own")
+        training = training_of(asked.like)
+    else:
+        names = tuple(name.strip() for name in asked.layers.split(",") if name.strip())
+        training = Training(names, asked.classes)
+    return training if asked.micro_batch is None else replace(training, micro_batch=asked.micro_batch)
+
+
+def _ready_to_draw(folder: Path) -> None:
+    """CapabilityError where no picture can be drawn or written there."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CapabilityError("pictures need Matplotlib: pip install matplotlib")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CapabilityError(f"cannot make {folder}: {error.strerror}") from None
+
+
+def _draw(folder: Path, measured: OpProfile, title: str) -> None:
+    from profiling.lifetime_picture import lifetime_picture
+    from profiling.pictures import drawing, write_picture
+
+    with drawing():
+        figure = lifetime_picture(measured.timeline, measured.memory.predicted, title)
+        for path in write_picture(figure, folder, "lifetimes"):
+            print(path, file=sys.stderr)

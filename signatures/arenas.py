@@ -7,10 +7,13 @@ live at the same time. Sources: tensorflow/lite/simple_memory_arena.cc (Allocate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+from signatures.graph import Tensor
 
 ALIGNMENT = 64
 """Of every value, in bytes (kDefaultTensorAlignment, XNN_ALLOCATION_ALIGNMENT)."""
@@ -25,13 +28,22 @@ class Lifetime:
     last: int
     pinned: bool = False
     """Placed before all others, whatever its size."""
+    tensors: tuple[Tensor, ...] = ()
+    """What the bytes hold, one after the other; nothing of the graph where a kernel needs them for itself."""
 
 
 def arena_bytes(values: Sequence[Lifetime], gap_at_start: bool) -> int:
     """Bytes of the arena that holds `values`. XNNPACK's planner of 2023 does not use a gap before the first block."""
-    wanted = [value for value in values if value.n_bytes]
-    wanted.sort(key=lambda v: (not v.pinned, 0 if v.pinned else -v.n_bytes, v.first))
-    size = np.array([-(-v.n_bytes // ALIGNMENT) * ALIGNMENT for v in wanted], np.int64)
+    ends = places(values, gap_at_start) + np.array([_aligned(value) for value in values], np.int64)
+    return int(ends.max(initial=0))
+
+
+def places(values: Sequence[Lifetime], gap_at_start: bool) -> NDArray[np.int64]:
+    """Where each of `values` starts, in bytes from the start of their arena: int64 [values]."""
+    order = [i for i, value in enumerate(values) if value.n_bytes]
+    order.sort(key=lambda i: (not values[i].pinned, 0 if values[i].pinned else -values[i].n_bytes, values[i].first))
+    wanted = [values[i] for i in order]
+    size = np.array([_aligned(v) for v in wanted], np.int64)
     first = np.array([v.first for v in wanted], np.int64)
     last = np.array([v.last for v in wanted], np.int64)
     start = np.zeros(len(wanted), np.int64)
@@ -40,7 +52,13 @@ def arena_bytes(values: Sequence[Lifetime], gap_at_start: bool) -> int:
         beside = np.flatnonzero((first[:i] <= last[i]) & (last[:i] >= first[i]))
         start[i] = _place(start[beside], end[beside], int(size[i]), gap_at_start)
         end[i] = start[i] + size[i]
-    return int(end.max(initial=0))
+    found = np.zeros(len(values), np.int64)
+    found[order] = start
+    return found
+
+
+def _aligned(value: Lifetime) -> int:
+    return -(-value.n_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def _place(starts: np.ndarray, ends: np.ndarray, n_bytes: int, gap_at_start: bool) -> int:
@@ -54,6 +72,15 @@ def _place(starts: np.ndarray, ends: np.ndarray, n_bytes: int, gap_at_start: boo
         gaps, places = np.append(starts[order][0], gaps), np.append(0, places)
     fits = np.flatnonzero(gaps >= n_bytes)
     return int(places[fits[np.argmin(gaps[fits])]] if len(fits) else reach[-1])
+
+
+def sharing(made: Iterable[Tensor], home: Mapping[Tensor, Tensor]) -> dict[Tensor, tuple[Tensor, ...]]:
+    """By each of `made`, which have bytes of their own: the tensor and those that `home` says lie in its bytes."""
+    held = {tensor: [tensor] for tensor in made}
+    for tensor, owner in home.items():
+        if tensor is not owner and owner in held:
+            held[owner].append(tensor)
+    return {tensor: tuple(tensors) for tensor, tensors in held.items()}
 
 
 def live_bytes(values: Sequence[Lifetime]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from signatures.arenas import ALIGNMENT, Lifetime, arena_bytes
+from signatures.arenas import ALIGNMENT, Lifetime, arena_bytes, sharing
 from signatures.graph import Graph, Op, Tensor
 from signatures.xnnpack import Part
 
@@ -18,8 +18,26 @@ _ARITHMETIC = ("ADD", "DIV", "MUL", "SUB")
 
 def graph_arena_bytes(graph: Graph, plan: Sequence[Part]) -> int:
     """Bytes of a graph's arena: values that a builtin op touches or that cross between delegated parts."""
-    nodes = [node for part in plan for node in ([part.ops] if part.delegated else [(op,) for op in part.ops])]
-    kinds = [part.delegated for part in plan for _ in ([0] if part.delegated else part.ops)]
+    kept = sum(_kept_bytes(op) for part in plan if not part.delegated for op in part.ops)
+    return arena_bytes(graph_values(graph, plan), gap_at_start=True) + ALIGNMENT + kept
+
+
+def nodes_of(plan: Sequence[Part]) -> list[Part]:
+    """What TFLite runs one after the other: delegated parts whole, builtin ops one by one."""
+    return [
+        node
+        for part in plan
+        for node in ([part] if part.delegated else [Part((op,), delegated=False) for op in part.ops])
+    ]
+
+
+def graph_values(graph: Graph, plan: Sequence[Part]) -> list[Lifetime]:
+    """What lies in a graph's arena, but for what kernels keep; steps are positions in `nodes_of(plan)`, and arguments
+    and results stay until after the last.
+    """
+    planned = nodes_of(plan)
+    nodes = [node.ops for node in planned]
+    kinds = [node.delegated for node in planned]
     reads = [dict.fromkeys(t for op in node for t in op.inputs if t is not None and t.data is None) for node in nodes]
     makes = [[t for op in node for t in op.outputs] for node in nodes]
     last = {t: i for i, tensors in enumerate(reads) for t in tensors}
@@ -50,9 +68,8 @@ def graph_arena_bytes(graph: Graph, plan: Sequence[Part]) -> int:
                 first[tensor] = i
                 last.setdefault(tensor, i)
     pinned = set(graph.inputs)
-    lifetimes = [Lifetime(t.n_bytes, i, last[t], t in pinned) for t, i in first.items()]
-    kept = sum(_kept_bytes(node[0]) for node, taken in zip(nodes, kinds, strict=True) if not taken)
-    return arena_bytes([*lifetimes, *extra], gap_at_start=True) + ALIGNMENT + kept
+    held = sharing(first, home)
+    return [*(Lifetime(t.n_bytes, i, last[t], t in pinned, held[t]) for t, i in first.items()), *extra]
 
 
 def _shared(op: Op, graph: Graph, uses: dict[Tensor, int], home: dict[Tensor, Tensor]) -> Tensor | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from signatures.builtin_memory import graph_arena_bytes, ruy_bytes
 from signatures.graph import Model, Op
-from signatures.xnnpack import LITERT, TFLITE214, parts
+from signatures.xnnpack import LITERT, TFLITE214, kind_of, parts
 from signatures.xnnpack_memory import kept_bytes, readers_of, workspace_bytes
 
 CODE_BYTES = 5 << 20
@@ -85,7 +85,7 @@ def footprint(model: Model, signatures: Sequence[str], runtime: str) -> Footprin
 
     `runtime` is `xnnpack.LITERT` or `xnnpack.TFLITE214`, or what `ondevice.runtime.interpreter_module` calls it.
     """
-    kind = TFLITE214 if runtime.startswith("tflite") else LITERT
+    kind = kind_of(runtime)
     plans = {graph: parts(graph, kind) for graph in model.graphs}
     used = list(dict.fromkeys(model.signature(name).graph for name in signatures))
     calls = [op.options.integer("InitSubgraphIndex") for g in used for op in g.ops if op.kind == "CALL_ONCE"]

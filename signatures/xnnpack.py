@@ -37,6 +37,11 @@ class Part:
     delegated: bool
 
 
+def kind_of(runtime: str) -> str:
+    """`LITERT` or `TFLITE214`, of either or of what `ondevice.runtime.interpreter_module` calls a runtime."""
+    return TFLITE214 if runtime.startswith("tflite") else LITERT
+
+
 def takes(op: Op, runtime: str) -> bool:
     """Whether XNNPACK takes `op`, as far as the ops that we write are concerned."""
     new = runtime == LITERT

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from signatures.arenas import Lifetime, arena_bytes
+from signatures.arenas import Lifetime, arena_bytes, sharing
 from signatures.graph import Graph, Op, Tensor
 from signatures.shapes import VALID, reduced_axes
 from signatures.xnnpack import VARIABLE_OPS, Part
@@ -124,7 +124,7 @@ _OUTSIDE = Op("OUTSIDE", (), ())
 
 
 def part_values(part: Part, readers: Readers) -> list[Lifetime]:
-    """Values inside a delegated part: when each is needed, those that share memory as one."""
+    """What lies in the workspace while a delegated part runs; steps are positions among its ops."""
     inside = set(part.ops)
     step = {op: i for i, op in enumerate(part.ops)}
     made = (t for op in part.ops for t in op.outputs if t.dtype != "resource" and op.kind not in VARIABLE_OPS)
@@ -149,7 +149,8 @@ def part_values(part: Part, readers: Readers) -> list[Lifetime]:
                 home[output], last[root] = root, max(last[root], end)
             elif made_here:
                 home[output], first[output], last[output] = output, i, end
-    return [Lifetime(t.n_bytes + EXTRA_BYTES, first[t], last[t]) for t in first] + extra
+    held = sharing(first, home)
+    return [Lifetime(t.n_bytes + EXTRA_BYTES, i, last[t], tensors=held[t]) for t, i in first.items()] + extra
 
 
 def _overwritten(op: Op, output: Tensor, internal: set[Tensor], readers: Readers) -> Tensor | None:

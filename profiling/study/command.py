@@ -16,14 +16,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from ondevice.runtime import interpreter_module
-from profiling.study.data import FINAL, prepare
+from profiling.study.data import FINAL, prepare, splits
 from profiling.study.design import Design, NetworkDesign, read_design
-from profiling.study.records import Records, Session
+from profiling.study.page import write_page
+from profiling.study.records import Images, Pick, Records, Session
 from profiling.study.running import Agenda, perform, workers
+from profiling.study.tables import Results
 from profiling.study.tasks import Subject
 from signatures.catalogue import MODEL, file_sha256, read_bundle
 from signatures.errors import CapabilityError, UsageError, exit_code_of
@@ -43,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=Path("study"), metavar="FOLDER", help="default ./study")
     p.add_argument("--workers", type=int, default=2, help="processes on this machine, a thread each (default 2)")
     p.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, in place of processes of this machine")
+    p.add_argument("--page", type=Path, metavar="FOLDER", help="write study.md there, with its pictures and records")
     p.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after this time")
     return p
 
@@ -66,16 +70,23 @@ def _study(options: argparse.Namespace) -> int:
         if subjects:
             agendas.append(Agenda(design, network, records, subjects))
     _begin(records, design, [subject for agenda in agendas for subject in agenda.subjects])
+    complete = _go_on(agendas, options, until)
+    told = "complete" if complete else "the time is over; the same command goes on"
+    print(f"{told}: {len(records.all)} records in {records.path}")
+    if options.page is not None:
+        print(f"written: {write_page(Results(design, records), options.page)}")
+    return 0
+
+
+def _go_on(agendas: Sequence[Agenda], options: argparse.Namespace, until: float) -> bool:
+    """Do what is left until the time is over; whether nothing is left."""
     with workers(options.workers, options.scheduler) as client:
         for agenda in agendas:
-            for stage in ("picks", "tuning", "finals", "costs", "checks"):
-                todo = getattr(agenda, stage)()
-                told = f"{agenda.network.name}, {stage} "
-                if not perform(client, todo, records, until, lambda line, told=told: _say(told + line)):  # type: ignore[misc]
-                    _say(f"the time is over; the same command goes on. {len(records.all)} records in {records.path}")
-                    return 0
-    print(f"complete: {len(records.all)} records in {records.path}")
-    return 0
+            for stage in Agenda.STAGES:
+                said = f"{agenda.network.name}, {stage}"
+                if not perform(client, getattr(agenda, stage)(), agenda.records, until, partial(_say, said)):
+                    return False
+    return True
 
 
 def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
@@ -132,9 +143,16 @@ def _begin(records: Records, design: Design, subjects: Sequence[Subject]) -> Non
         digests = [file_sha256(path)[:16] for path in (bundle.folder / MODEL, *data)]
         what = f"{bundle.manifest.weights}; {subject.epochs} epochs, batch {subject.batch}; {' '.join(digests)}"
         inputs[f"{subject.network}/{subject.data}"] = what
+    measured = {f"{p.network}/{p.data}" for p in records.of(Pick)}
     for session in records.of(Session):
-        if other := [name for name, what in session.inputs.items() if inputs.get(name, what) != what]:
+        older = {name: what for name, what in session.inputs.items() if name in measured}
+        if other := [name for name, what in older.items() if inputs.get(name, what) != what]:
             raise UsageError(f"{records.path} holds records of another {other[0]}: choose another --out")
+    known = {(images.network, images.data) for images in records.of(Images)}
+    for subject in subjects:
+        if (subject.network, subject.data) not in known:
+            _, _, test, classes = splits(subject.data_folder)
+            records.add(Images(subject.network, subject.data, classes, tuple(test.labels.tolist())))
     records.add(
         Session(
             started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -166,5 +184,5 @@ def _commit() -> str:
     return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "") if not head.returncode else ""
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _say(*text: str) -> None:
+    print(*text, file=sys.stderr, flush=True)

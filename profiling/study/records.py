@@ -115,6 +115,17 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Images:
+    """What the test images of a dataset show."""
+
+    network: str
+    data: str
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    """The class of each, in stored order."""
+
+
+@dataclass(frozen=True)
 class Session:
     """Where and by what the records that follow were made."""
 
@@ -129,9 +140,9 @@ class Session:
     """SHA-256 of the networks, fingerprints of the data."""
 
 
-Record = Pick | Training | Cost | Check | Session
-KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Pick, Training, Cost, Check, Session)}
-R = TypeVar("R", Pick, Training, Cost, Check, Session)
+Record = Pick | Training | Cost | Check | Images | Session
+KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Pick, Training, Cost, Check, Images, Session)}
+R = TypeVar("R", Pick, Training, Cost, Check, Images, Session)
 
 
 class Records:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from profiling.study import tasks
 from profiling.study.design import Design, NetworkDesign
@@ -32,6 +32,7 @@ class Task:
 class Agenda:
     """What is left, from what is recorded. Stages follow each other: a rate is chosen before it is used."""
 
+    STAGES: ClassVar = ("picks", "tuning", "finals", "costs", "checks")
     design: Design
     network: NetworkDesign
     records: Records

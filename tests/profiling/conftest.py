@@ -40,9 +40,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A problem over the tiny network: its last two layers."""
     folder = tmp_path_factory.mktemp("problem")
     graph = tiny.network()
-    write_model(inference_model(graph), folder / "model.tflite")
     names = tuple(layer.name for layer in find_layers(graph)[-2:])
-    path = str(folder / "model.tflite")
-    problem = Problem("tiny", path, tiny.PREPROCESSING, names, tiny.IMAGE, classes=3, batch=8, epochs=2)
-    write_problem(problem, folder)
+    write(graph, names, folder)
     return folder
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A problem over each network: all its layers, strided and depthwise ones among them."""
+    folder = tmp_path_factory.mktemp("whole")
+    graph = NETWORKS[request.param]
+    write(graph, tuple(layer.name for layer in find_layers(graph)), folder)
+    return folder
+
+
+def write(graph: Graph, layers: tuple[str, ...], folder: Path) -> None:
+    write_model(inference_model(graph), folder / "model.tflite")
+    side = graph.inputs[0].shape[1]
+    path = str(folder / "model.tflite")
+    write_problem(Problem("tiny", path, tiny.PREPROCESSING, layers, side, classes=3, batch=8, epochs=2), folder)
