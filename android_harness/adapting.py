@@ -12,7 +12,7 @@ from shlex import quote
 
 from android_harness.conditions import Conditions
 from android_harness.errors import ThrottledError
-from android_harness.inputs import BUNDLE, CODE, DATA, push_inputs, remote
+from android_harness.inputs import BUNDLE, CODE, DATA, push_inputs
 from android_harness.job import Job
 from android_harness.leftovers import stop_abandoned
 from android_harness.places import Place
@@ -66,10 +66,10 @@ def command(session: Session, python: Python, job: str, cache: str, arguments: I
     Compiled train files and kernels are kept in the job too, so that every repeat is a first run; Python's bytecode,
     which says nothing of the method, in `cache`.
     """
-    environment = (f"PYTHONPATH={remote(session, CODE)}", f"PYTHONPYCACHEPREFIX={cache}/bytecode")
+    environment = (f"PYTHONPATH={session.inputs(CODE)}", f"PYTHONPYCACHEPREFIX={cache}/bytecode")
     return (
         *("env", *environment, f"XDG_CACHE_HOME={job}/cache", python.interpreter, "-m", "ondevice.adapt"),
-        *(remote(session, BUNDLE), "--data", remote(session, DATA), "--out", f"{job}/run", *arguments),
+        *(session.inputs(BUNDLE), "--data", session.inputs(DATA), "--out", f"{job}/run", *arguments),
     )
 
 

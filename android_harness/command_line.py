@@ -26,7 +26,6 @@ from signatures.errors import CapabilityError, UsageError, exit_code_of
 INTERRUPTED = 130
 """Exit code after Ctrl-C, SIGTERM or SIGHUP: what a shell shows of a program that SIGINT ended."""
 _OURS = {"out": "--out", "data": "--data", "json": "--json", "force": "--force", "dry_run": "--dry-run"}
-_MANY = 1000
 
 
 def parser() -> argparse.ArgumentParser:

@@ -37,11 +37,6 @@ def check_inputs(bundle: Path, data: Path) -> None:
         raise InputError(f"{data}: {'nothing in it' if data.is_dir() else 'no such folder'}")
 
 
-def remote(session: Session, name: str) -> str:
-    """Where the device has it."""
-    return f"{session.work}/inputs/{name}"
-
-
 def _push(session: Session, folder: Path, name: str, wanted: Callable[[str], bool] = lambda _: True) -> None:
     files = inventory(folder, wanted)
     began = drawn = time.monotonic()
@@ -52,7 +47,7 @@ def _push(session: Session, folder: Path, name: str, wanted: Callable[[str], boo
             drawn = time.monotonic()
             print(f"\r\x1b[K{name}: {done >> 20} of {total >> 20} MiB  {file}", end="", file=sys.stderr, flush=True)
 
-    transfer = mirror(session.link, files, remote(session, name), progress)
+    transfer = mirror(session.link, files, session.inputs(name), progress)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     seconds = time.monotonic() - began

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from shlex import quote
 from typing import Any
 
@@ -36,7 +37,7 @@ _FIRST_S = 0.1
 _REST = 4.0
 """Between two looks at least so many times what one takes: on a slow device looking must not be what is measured."""
 _CONDITIONS_PERIOD_S = 10.0
-"""Between two readings of heat and frequencies, for which Android starts a Java-like `dumpsys` or two."""
+"""Between two readings of heat and frequencies, for which Android starts `dumpsys` twice."""
 _STOP_S = 60.0
 _KILLED, _ILLEGAL, _NOT_FOUND = 137, 132, (126, 127)
 _NO_ROOM = 64 << 10
@@ -84,7 +85,7 @@ class Job:
         if output.code:
             words = output.text.strip()[-300:]
             if "No space left" in words:
-                raise DeviceFullError(f"{words}")
+                raise DeviceFullError(words)
             raise DeviceAnswerError(f"the run did not begin: {words}")
 
     def follow(self, on_event: Callable[[dict[str, Any], Sample | None], None]) -> Ended:
@@ -94,9 +95,10 @@ class Job:
         during: list[Conditions] = []
         offset = 0
         pause_s = _FIRST_S
-        for beat in range(1, 1 << 30):
+        beats = count(1)
+        while True:
             look = time.monotonic()
-            told = sections(self._script(f"tick {quote(self.folder)} {beat} {offset}").text)
+            told = sections(self._script(f"tick {quote(self.folder)} {next(beats)} {offset}").text)
             if "end" not in told:
                 raise DeviceAnswerError(f"no sense in what the run says of itself: {told}")
             if "process" in told:
@@ -119,7 +121,6 @@ class Job:
             took = time.monotonic() - look
             time.sleep(max(pause_s - took, _REST * took))
             pause_s = min(2 * pause_s, PERIOD_S)
-        raise AssertionError("unreachable")
 
     def conditions(self) -> Conditions:
         """Heat, frequencies, swapping at this moment."""

@@ -75,12 +75,15 @@ class TermuxPlace:
         return self._link.shell(f"run-as {TERMUX} sh -c {quote(f'{TERMUX_ENVIRONMENT}; {command}')}", timeout_s)
 
     def fetch(self, remote: str, local: Path) -> None:
-        """Copy a file that this user can read, by a pipe to adb's user: neither may read the other's folders."""
+        """Copy a file that this user can read, by a pipe to adb's user: neither may read the other's folders.
+
+        Nor does SELinux let an app write a file of adb's user that it was handed open.
+        """
         staged = f"{self._staging}/{secrets.token_hex(8)}"
-        self._link.checked(
-            f"mkdir -p {quote(self._staging)} && run-as {TERMUX} cat {quote(remote)} > {quote(staged)}", timeout_s=600
-        )
+        read = f"run-as {TERMUX} cat {quote(remote)}"
+        piped = f"{{ {{ {read}; echo $? >&3; }} | cat > {quote(staged)}; }} 3>&1"  # a pipe hides how its start ended
         try:
+            self._link.checked(f"mkdir -p {quote(self._staging)} && code=$({piped}) && exit $code", timeout_s=600)
             self._link.pull(staged, local)
         finally:
             self._link.shell(f"rm -f {quote(staged)} {quote(staged + REST)}")

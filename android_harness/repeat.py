@@ -22,6 +22,7 @@ _MIB = 1 << 20
 _COOL_CELSIUS = 2.0
 """A sensor this much warmer than before the first run counts as cool again: what sensors vary by at rest."""
 _COOL_PERIOD_S = 5.0
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def measure(
     with _stopped(job):
         job.start(command, timeout_s, prefix)
         ended = job.follow(tell)
-    after = job.conditions()
-    failure = job.failure(ended)
     try:
+        after = job.conditions()
+        failure = job.failure(ended)
         fetch(job, out)
     except BaseException:
         print(f"what the run left is still in {job.folder} on the device: `pull` fetches it", file=sys.stderr)
@@ -148,7 +149,7 @@ def tell(event: dict[str, Any], sample: Sample | None) -> None:
 
 @contextmanager
 def _stopped(job: Job) -> Iterator[None]:
-    """If the block fails, the run is off the device behind it; a second Ctrl-C does not keep it from that."""
+    """If the block fails, the run is off the device behind it; a second interruption does not keep it from that."""
     try:
         yield
     except ConnectionLostError:
@@ -162,13 +163,14 @@ def _stopped(job: Job) -> Iterator[None]:
 
 @contextmanager
 def uninterrupted(what: str) -> Iterator[None]:
-    """Ctrl-C waits until the block is through."""
+    """Ctrl-C, SIGTERM and SIGHUP do nothing in the block; stderr says `what` it does."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _INTERRUPTIONS}
     print(what, file=sys.stderr, flush=True)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _warmer(rest: Conditions, now: Conditions) -> str | None:

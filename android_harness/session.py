@@ -52,12 +52,16 @@ class Session:
     @property
     def scripts(self) -> str:
         """Where job.sh and the others are."""
-        return f"{self.work}/inputs/harness"
+        return self.inputs("harness")
 
     @property
     def journal(self) -> str:
         """What settings were before they were changed."""
         return f"{self.work}/journal"
+
+    def inputs(self, name: str) -> str:
+        """Where the device has its copy of something of ours."""
+        return f"{self.work}/inputs/{name}"
 
     def own_folder(self, place: Place) -> str:
         """A folder that the place's user writes: runs, caches. Noted, so that `restore` finds it."""

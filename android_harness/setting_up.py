@@ -132,7 +132,7 @@ def _by_wheels(session: Session, place: Place, base: Python, pins: Sequence[Requ
 
 def _pushed(session: Session, wheels: Path) -> str:
     """The folder of the device that holds the wheels now."""
-    remote = f"{session.work}/inputs/wheels"
+    remote = session.inputs("wheels")
     print(f"pushing {len(list(wheels.iterdir()))} wheels …", file=sys.stderr, flush=True)
     mirror(session.link, inventory(wheels), remote)
     return remote

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,8 +44,6 @@ _JOIN_S = 5.0
 _CHUNK = 1 << 14
 _PIECE = 1 << 15
 """What an SFTP server has to give at once."""
-_ASKED = 4
-"""How often a channel is asked for: dropbear 2022.83 refuses about every eighth of SFTP, and grants the next."""
 _ATTEMPTS = 6
 """How often one operation is begun on a connection that keeps breaking."""
 _BROKEN = (paramiko.SSHException, EOFError, OSError)
@@ -167,7 +166,7 @@ class SshPlace:
 
         def run(connection: _Connection) -> Output:
             deadline = time.monotonic() + timeout_s
-            with connection.channel(lambda new: new.exec_command(f"(\n{command}\n) 2>&1"), "shell") as channel:
+            with connection.shell(f"(\n{command}\n) 2>&1") as channel:
                 try:
                     text = _all_of(channel, deadline).decode(errors="backslashreplace")
                 except TimeoutError:
@@ -190,17 +189,17 @@ class SshPlace:
         partial = local.with_name(f"{local.name}.partial")
 
         def copy(connection: _Connection) -> None:
-            with connection.channel(lambda new: new.invoke_subsystem("sftp"), "SFTP") as channel:
-                channel.settimeout(self._stall_s)
-                try:
-                    _append_rest(paramiko.SFTPClient(channel), remote, partial)
-                except TimeoutError:
-                    raise
-                except (OSError, paramiko.SFTPError) as error:
-                    # Some refusals of SFTP look like a connection that breaks.
-                    if isinstance(error, (FileNotFoundError, PermissionError)) or connection.answers():
-                        raise DeviceAnswerError(f"cannot read {remote} by ssh: {error}") from None
-                    raise EOFError(str(error)) from None
+            files = connection.files
+            try:
+                _append_rest(files, remote, partial)
+            except TimeoutError:
+                raise
+            except (OSError, paramiko.SFTPError) as error:
+                # Some refusals of SFTP look like a connection that breaks.
+                refused = isinstance(error, (FileNotFoundError, PermissionError))
+                if refused or (not files.get_channel().closed and connection.answers()):
+                    raise DeviceAnswerError(f"cannot read {remote} by ssh: {error}") from None
+                raise EOFError(str(error)) from None
 
         try:
             with _on_this_computer():
@@ -332,24 +331,42 @@ class _Connection:
         return bool(transport.is_active()) and self.tunnel.lost is None
 
     @contextmanager
-    def channel(self, ask: Callable[[paramiko.Channel], object], what: str) -> Iterator[paramiko.Channel]:
-        """A channel, closed in the end, on which the sshd granted what `ask` wants. Raises DeviceAnswerError."""
-        for attempt in range(1, _ASKED + 1):
-            try:
-                with self.limited(f"the sshd gave no {what}"):
-                    channel = self.client.get_transport().open_session()
-                    ask(channel)
-                break
-            except paramiko.SSHException as error:
-                if not self.answers():
-                    raise
-                if attempt == _ASKED:
-                    raise DeviceAnswerError(f"the sshd refuses {what}: {error}") from None
+    def shell(self, command: str) -> Iterator[paramiko.Channel]:
+        """The channel on which `command` runs, closed in the end. Raises DeviceAnswerError where the sshd refuses."""
+
+        def begun(channel: paramiko.Channel) -> paramiko.Channel:
+            channel.exec_command(command)
+            return channel
+
+        channel = self._granted(begun, "shell")
         try:
             yield channel
         finally:
             with suppress(Exception):
                 channel.close()
+
+    @cached_property
+    def files(self) -> paramiko.SFTPClient:
+        """The session of SFTP. Raises DeviceAnswerError where the sshd refuses.
+
+        One for all files: Dropbear 2022.83 closes channels that are opened while a session of SFTP is closing.
+        """
+
+        def begun(channel: paramiko.Channel) -> paramiko.SFTPClient:
+            channel.invoke_subsystem("sftp")
+            channel.settimeout(self._stall_s)
+            return paramiko.SFTPClient(channel)
+
+        return self._granted(begun, "SFTP")
+
+    def _granted(self, begun: Callable[[paramiko.Channel], T], what: str) -> T:
+        try:
+            with self.limited(f"the sshd gave no {what}"):
+                return begun(self.client.get_transport().open_session())
+        except (paramiko.SSHException, paramiko.SFTPError) as error:
+            if not self.answers():
+                raise
+            raise DeviceAnswerError(f"the sshd refuses {what}: {error}") from None
 
 
 def _all_of(channel: paramiko.Channel, deadline: float) -> bytes:
@@ -377,13 +394,14 @@ def _append_rest(files: paramiko.SFTPClient, remote: str, local: Path) -> None:
     with _on_this_computer():
         target = local.open("ab")
     with target:
-        source = files.open(remote, "rb")
+        source = files.open(remote, "rb")  # not by `with`: on a dead way closing waits as long again as reading did
         size = source.stat().st_size
         source.seek(target.tell())
         while data := source.read(_PIECE):
             with _on_this_computer():
                 target.write(data)
                 target.flush()
+        source.close()
         if target.tell() < (size or 0):  # to paramiko some broken connections are the end of the file
             raise EOFError(f"{remote} broke off after {target.tell():,} of {size:,} bytes")
 

@@ -219,6 +219,10 @@ def test_interrupted(
         said(process, "epoch 3")
         assert settings(device) == {"stay_on_while_plugged_in": "7"}
         process.send_signal(number)
+        said(process, "stopping the run on the device")
+        process.send_signal(number)
+        said(process, "putting the device's settings back")
+        process.send_signal(number)
         said(process, "interrupted")
         assert process.wait(60) == 130
     assert settings(device) == {}

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 import android_harness
 from android_harness.conditions import Conditions, concerns, notes, parse_conditions, sections
-from android_harness.facts import Core, parse_facts
+from android_harness.facts import Core, DeviceFacts, parse_facts
 from android_harness.parsers.battery import Battery
 from android_harness.parsers.cpu import Policy
 from android_harness.parsers.memory import Paging, Zram
 from android_harness.parsers.system import Kernel
 from android_harness.parsers.thermal import Temperature, parse_thermalservice, parse_throttled
+from tests.android_harness.declared import fits
 
 SCRIPT = Path(android_harness.__file__).with_name("facts.sh")
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -296,9 +297,11 @@ def test_line_ends_do_not_matter() -> None:
 @given(st.text(max_size=300), st.integers(0, 6000))
 def test_any_text(noise: str, at: int) -> None:
     told = text("lab/facts")
-    parse_facts(noise)
-    parse_facts(told[:at] + noise + told[at:])
-    parse_conditions("\n@@facts battery@@\n" + noise + "\n@@facts end@@\n")
+    assert parse_facts(noise) == parse_facts("")
+    assert fits(parse_facts(told[:at] + noise + told[at:]), DeviceFacts)
+    conditions = parse_conditions("\n@@facts battery@@\n" + noise + "\n@@facts end@@\n")
+    assert fits(conditions, Conditions)
+    assert dataclasses.replace(conditions, battery=None) == parse_conditions("\n@@facts end@@\n")
 
 
 # ---- what speaks against a run ---------------------------------------------------------------------------------------

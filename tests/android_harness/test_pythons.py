@@ -52,6 +52,7 @@ PATH={inside}/bin:$PATH exec "$@"
 """
 RUN_AS = """
 [ "$1" = com.termux ] || { echo "run-as: unknown package: $1"; exit 1; }
+[ -f /proc/self/fd/1 ] && exec >/dev/null # as SELinux does
 shift
 exec "$@"
 """
@@ -191,6 +192,18 @@ def test_in_termux_by_run_as(session: Session, connected: Connected) -> None:
     place, python = choose(session, None, None)
     assert (place.name, python.place, python.command) == ("run-as", "run-as", (str(there),))
     assert stat.S_IMODE(Path(session.work).stat().st_mode) == 0o755  # its user has to read our scripts
+
+
+def test_files_of_termux(session: Session, connected: Connected, tmp_path: Path) -> None:
+    connected.device.command("run-as", RUN_AS)
+    place = session.place("run-as")
+    (tmp_path / ODD).write_bytes(bytes(range(256)) * 1000)
+    place.fetch(f"{tmp_path}/{ODD}", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / ODD).read_bytes()
+    with pytest.raises(DeviceAnswerError, match="nowhere: No such file"):
+        place.fetch("/nowhere", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert list(Path(session.work, "staging").iterdir()) == []
 
 
 def test_proot_behind_run_as(session: Session, connected: Connected) -> None:

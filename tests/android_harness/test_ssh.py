@@ -78,7 +78,11 @@ class _Rules(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
-        return self._server.has_sftp and super().check_channel_subsystem_request(channel, name)
+        self._server.sessions.append(channel)
+        if self._server.sftp == "fails":
+            threading.Timer(0.1, channel.close).start()
+            return True
+        return self._server.sftp == "works" and super().check_channel_subsystem_request(channel, name)
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         self._server.commands.append(command.decode())
@@ -126,9 +130,12 @@ class Sshd:
     def __init__(self, known: paramiko.PKey) -> None:
         self.known = known
         self.host_key: paramiko.PKey = paramiko.ECDSAKey.generate()
-        self.has_sftp = True
+        self.sftp = "works"
+        """Or "refused", or "fails": granted, and then there is no program for it."""
         self.hangs = False
         self.commands: list[str] = []
+        self.sessions: list[paramiko.Channel] = []
+        """Of SFTP, all that were asked for."""
         self._transports: list[paramiko.Transport] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -282,11 +289,36 @@ def test_what_cannot_be_read_or_written(link: Link, sshd: Sshd, tmp_path: Path) 
         (tmp_path / "full.partial").symlink_to("/dev/full")
         with pytest.raises(CapabilityError, match=r"on this computer.*No space left"):
             there.fetch(f"{tmp_path}/there", tmp_path / "full")
-        sshd.has_sftp = False
-        with pytest.raises(DeviceAnswerError, match="refuses SFTP"):
-            there.fetch(f"{tmp_path}/there", tmp_path / "back")
+        there.fetch(f"{tmp_path}/there", tmp_path / "whole")
+    assert len(sshd._transports) == len(sshd.sessions) == 1
+    assert (tmp_path / "whole").read_bytes() == content(MIB)
     assert not list(tmp_path.glob("back*"))
     assert not list(tmp_path.glob("full*"))
+
+
+@pytest.mark.parametrize("sftp", ["refused", "fails"])
+def test_no_sftp(link: Link, sshd: Sshd, tmp_path: Path, sftp: str) -> None:
+    sshd.sftp = sftp
+    with place(link, sshd, tmp_path) as there:
+        with pytest.raises(DeviceAnswerError, match="refuses SFTP"):
+            there.fetch("/etc/passwd", tmp_path / "back")
+        assert there.shell("echo on").text == "on\n"
+    assert len(sshd.sessions) == 1
+
+
+def test_files_and_commands_by_turns(link: Link, sshd: Sshd, tmp_path: Path) -> None:
+    """In one session of SFTP: dropbear closes channels that are opened while one is closing."""
+    with place(link, sshd, tmp_path) as there:
+        for number in range(3):
+            (tmp_path / "there").write_bytes(content(number))
+            there.fetch(f"{tmp_path}/there", tmp_path / "back")
+            assert (tmp_path / "back").read_bytes() == content(number)
+            assert there.shell(f"echo {number}").text == f"{number}\n"
+        assert len(sshd.sessions) == 1
+        sshd.sessions[0].close()  # its program was killed
+        there.fetch(f"{tmp_path}/there", tmp_path / "again")
+    assert len(sshd.sessions) == 2
+    assert (tmp_path / "again").read_bytes() == content(2)
 
 
 def test_a_fetch_that_breaks_off_goes_on_where_it_broke(device: Device, sshd: Sshd, tmp_path: Path) -> None:

@@ -1,30 +1,33 @@
-"""The device in a box: our ADB daemon before an emulated arm64 Debian, and what is adapted there."""
+"""An ADB daemon that is on, and who may connect to it; the network and the pictures of the harness' own tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from adb_shell.auth.sign_cryptography import CryptographySigner
 
-from tests.device.adb_daemon.process import make_keys
-from tests.end_to_end import tiny
+from tests.android_harness.conftest import bundle, keys, pictures
+from tests.device.adb_daemon.process import Daemon
 
-
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the adbkey that the device knows."""
-    folder = tmp_path_factory.mktemp("keys")
-    make_keys(folder)
-    return folder
+__all__ = ["bundle", "keys", "pictures"]
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny network."""
-    return tiny.write_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+def key(keys: Path) -> Path:
+    """The private key that daemons of tests know."""
+    return keys / "adbkey"
 
 
 @pytest.fixture(scope="session")
-def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that it can learn."""
-    return tiny.write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+def signer(key: Path) -> CryptographySigner:
+    """What adb-shell signs with."""
+    return CryptographySigner(str(key))
+
+
+@pytest.fixture(scope="module")
+def daemon(key: Path) -> Iterator[Daemon]:
+    """A daemon that is on, for all tests of a file."""
+    with Daemon(keys=key.with_suffix(".pub"), env={"GREETING": "hello there"}) as daemon:
+        yield daemon

@@ -26,22 +26,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ODD_NAMES = ["plain", "with space", "ünïcode ✓", "comma,in,it", "-dash", "quote'and\"more", "tail "]
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture(scope="module")
-def signer(key: Path) -> CryptographySigner:
-    return CryptographySigner(str(key))
-
-
-@pytest.fixture(scope="module")
-def daemon(key: Path) -> Iterator[Daemon]:
-    with Daemon(keys=key.with_suffix(".pub"), env={"GREETING": "hello there"}) as daemon:
-        yield daemon
-
-
 @pytest.fixture
 def device(daemon: Daemon, signer: CryptographySigner) -> Iterator[AdbDeviceTcp]:
     device = AdbDeviceTcp("127.0.0.1", daemon.port, TIMEOUT_S)

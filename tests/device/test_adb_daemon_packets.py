@@ -15,28 +15,12 @@ import pytest
 from adb_shell.auth.sign_cryptography import CryptographySigner
 
 from tests.device.adb_daemon.fuse import Fuse
-from tests.device.adb_daemon.process import Daemon, make_keys
+from tests.device.adb_daemon.process import Daemon
 from tests.device.raw_client import MAX_PAYLOAD_BYTES, VERSION, VERSION_WITH_CHECKSUMS, RawClient, RawStream, packed
 
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN, WINDOW_SIZE = range(6)
 LARGEST_SENT_BYTES = 24 + 256
 """Of the packets that log in and open a shell: the signature."""
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture(scope="module")
-def signer(key: Path) -> CryptographySigner:
-    return CryptographySigner(str(key))
-
-
-@pytest.fixture(scope="module")
-def daemon(key: Path) -> Iterator[Daemon]:
-    with Daemon(keys=key.with_suffix(".pub")) as daemon:
-        yield daemon
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from tests.oracles.other_runtime import tflite214_python
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT_S = 300
+TIMEOUT_S = 1800
 SETTINGS = ("--rho", "0.6", "--epochs", "3", "--batch", "8", "--lr", "0.02", "--seed", "0", "--threads", "2")
 ELF, AARCH64 = b"\x7fELF", 183
 

@@ -104,17 +104,6 @@ def memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture(scope="module")
-def daemon(key: Path) -> Iterator[Daemon]:
-    with Daemon(keys=key.with_suffix(".pub")) as daemon:
-        yield daemon
-
-
 @pytest.fixture
 def unconnected(tmp_path: Path, key: Path) -> Iterator[Adb]:
     with Adb(tmp_path, key) as adb:
