@@ -59,6 +59,15 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """The line for a run folder. Raises InputError where its report.json is missing, damaged or of another version."""
+    document = read_document(folder)
+    try:
+        return _run(str(folder), document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / 'report.json'} is damaged: {type(error).__name__}: {error}") from None
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """What a run folder's report.json holds: of our format and version, its fields unchecked. Raises InputError."""
     path = folder / "report.json"
     try:
         document = json.loads(path.read_bytes())
@@ -70,10 +79,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{path} is no report of format {FORMAT!r}")
     if document.get("version") != VERSION:
         raise InputError(f"{path} has version {document.get('version')!r}; this program reads version {VERSION}")
-    try:
-        return _run(str(folder), document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    return document
 
 
 def _run(name: str, report: Mapping[str, Any]) -> Run:
