@@ -1,4 +1,4 @@
-"""`python -m profiling.memory_lab`: peak memory as `signatures.memory` predicts it, beside what a fresh process takes.
+"""`python -m profiling memory-lab`: peak memory as `signatures.memory` predicts it, beside what a fresh process takes.
 
 For each network: five subsets of its layers in two micro-batches, and the graphs of inference, of a prefix and of the
 probe. A child process loads one model file, calls it twice, and reads its own high-water mark; the prediction is the
@@ -116,7 +116,7 @@ def measure_model(model: Model, python: Path, folder: Path) -> tuple[str, int, i
     path = folder / "measured.tflite"
     write_model(model, path)
     (signature,) = model.signatures
-    command = [str(python), "-m", "profiling.memory_lab", "--child", str(path), signature.name]
+    command = [str(python), "-m", "profiling", "memory-lab", "--child", str(path), signature.name]
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]).stdout
     path.unlink()
     child = json.loads(answer)
@@ -160,7 +160,7 @@ def render(rows: Sequence[Row]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m profiling.memory_lab", description=__doc__)
+    p = argparse.ArgumentParser(prog="python -m profiling memory-lab", description=__doc__)
     p.add_argument("--network", choices=IMAGES, action="append", help="only this; default: all four")
     p.add_argument("--python", type=Path, default=Path(sys.executable), help="whose interpreter is measured")
     p.add_argument("--folder", type=Path, default=Path(".work/memory_lab"), help="where networks are kept")
@@ -187,7 +187,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     file.write(json.dumps(asdict(row)) + "\n")
     print(render(rows))
     return int(any(row.ratio < 1 - TOO_LOW for row in rows))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

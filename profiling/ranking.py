@@ -1,4 +1,4 @@
-"""`python -m profiling.ranking BUNDLE --data DATA …`: how stable rankings of layers are over draws of the images.
+"""`python -m profiling ranking BUNDLE --data DATA …`: how stable rankings of layers are over draws of the images.
 
 Each draw takes other batches of training images and ranks the layers by each criterion. What was measured goes into
 FOLDER/ranking.json draw by draw, and tables and pictures are made from that file. The same command goes on where it
@@ -81,7 +81,7 @@ def measure_draw(opened: Opened, batch: int, seed: int, criteria: Sequence[str],
     """
     count, seconds = probe_count(opened, batch), {}
     drawn = list(probe_batches(opened.dataset.train, batch, count, seed))
-    preprocessing, budget_bytes = opened.bundle.manifest.preprocessing, _half_of_memory()
+    preprocessing, budget_bytes = opened.bundle.manifest.preprocessing, half_of_memory()
     b1 = fisher = None
     if not FROM_BETTI_NUMBERS.isdisjoint(criteria):
         started = time.perf_counter()
@@ -120,7 +120,8 @@ def measure_draw(opened: Opened, batch: int, seed: int, criteria: Sequence[str],
     )
 
 
-def _half_of_memory() -> int:
+def half_of_memory() -> int:
+    """Bytes that measuring may take."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
@@ -129,7 +130,7 @@ def _half_of_memory() -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m profiling.ranking", description=__doc__)
+    p = argparse.ArgumentParser(prog="python -m profiling ranking", description=__doc__)
     p.add_argument("bundle", type=Path, help="bundle folder that `make export` wrote")
     p.add_argument("--data", type=Path, action="append", required=True, help="dataset; give it again for another")
     p.add_argument("--draws", type=int, default=10, help="of the images, seeds 0, 1, … (default 10)")
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    _check_packages()
+    check_packages()
     from profiling.ranking_picture import draw_pictures
 
     if options.draws < 1:
@@ -169,7 +170,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
     """Raise CapabilityError for what is missing, before hours are spent on measuring."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -206,7 +207,3 @@ def _measured_studies(options: argparse.Namespace) -> tuple[list[Study], Path]:
                 replace(blank, draws=tuple(draws[seed].of(options.criteria) for seed in range(options.draws)))
             )
     return studies, folder
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,6 +25,7 @@ from tests.end_to_end import tiny
 
 ROOT = Path(__file__).parents[2]
 ALL = (True,) * 4
+PICTURES = ("layers", "ranks", "against")
 
 
 def test_picks_keep_model_order_in_ties_and_leave_out_what_cannot_train() -> None:
@@ -133,9 +134,9 @@ def test_the_summary_is_of_all_pairs(folder: Path) -> None:
 def test_pictures_are_written_large_enough(folder: Path) -> None:
     (study,) = read_record(folder).studies
     stem = f"tiny-pictures-{study.fingerprint[:6]}"
-    names = {f"{stem}-{what}{suffix}" for what in ("layers", "ranks") for suffix in (".png", ".svg")}
+    names = {f"{stem}-{what}{suffix}" for what in PICTURES for suffix in (".png", ".svg")}
     assert {path.name for path in folder.iterdir()} == names | {RECORD}
-    for what in ("layers", "ranks"):
+    for what in PICTURES:
         with Image.open(folder / f"{stem}-{what}.png") as picture:
             assert picture.size[0] >= 1200
             assert np.ptp(np.asarray(picture.convert("L"))) > 200
@@ -162,7 +163,7 @@ def test_the_same_command_goes_on(
     assert [path.read_bytes() for path in sorted(tmp_path.glob("*.svg"))] == pictures
     found = json.loads(captured.out)
     assert found["record"] == str(tmp_path / RECORD)
-    assert len(found["pictures"]) == 4
+    assert len(found["pictures"]) == 2 * len(PICTURES)
     assert [row["criterion"] for row in found["studies"][0]["stability"]] == ["betti", "fisher"]
 
 
@@ -197,7 +198,7 @@ def test_a_record_that_is_none_is_refused(bundle: Path, data: Path, tmp_path: Pa
 
 
 def test_in_a_process_of_its_own(folder: Path, bundle: Path, data: Path) -> None:
-    command = [sys.executable, "-m", "profiling.ranking", *arguments(bundle, data, folder)]
+    command = [sys.executable, "-m", "profiling", "ranking", *arguments(bundle, data, folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
