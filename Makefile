@@ -20,7 +20,7 @@ ENV := $(VENV)/.installed
 ENV214 := $(VENV214)/.installed
 VENV_BENCH := .venv-bench
 ENV_BENCH := $(VENV_BENCH)/.installed
-RUN := $(VENV)/bin/python
+PY := $(VENV)/bin/python
 
 EXTRAS := host,device,numba,demo,android
 # Packages that carry ImageNet weights; only those files are read. The metadata of the first asks for torch 1.6, which no
@@ -59,7 +59,7 @@ $(ENV): pyproject.toml
 	  exit 7; \
 	fi; \
 	$(call make_venv,$(VENV)); \
-	$(call install,$(VENV),-e ".[$(EXTRAS)]" --group lint --group test --group plots); \
+	$(call install,$(VENV),-e ".[$(EXTRAS)]" --group lint --group test --group plots --group study); \
 	$(call install,$(VENV),--no-deps $(WEIGHTS_PACKAGES)); \
 	touch $@
 
@@ -83,7 +83,7 @@ $(ENV_BENCH): pyproject.toml
 	$(call install,$(VENV_BENCH),-e . --group bench); \
 	touch $@
 
-.PHONY: help setup demo export pack verify inspect adapt kernels rank ranking test test-foreign test-zoo test-topology test-ops device-lab test-device profile-android bench memory-lab lint clean
+.PHONY: help setup demo export pack verify inspect adapt kernels rank ranking report study test test-foreign test-zoo test-topology test-ops device-lab test-device profile-android bench memory-lab test-browser lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2} \
@@ -100,19 +100,20 @@ demo: $(ENV) ## export MobileNetV2, adapt it to handwritten digits, compare with
 	@rm -rf $(DEMO)
 	@mkdir -p $(DEMO)
 	@echo "— host: export MobileNetV2 with ImageNet weights, pack the digits"
-	@$(RUN) -m converter export mobilenetv2 --weights package --image 160 --rho 0.1 --out $(DEMO)/bundle
-	@$(RUN) -m converter digits $(DEMO)/digits --image 160
+	@$(PY) -m converter export mobilenetv2 --weights package --image 160 --rho 0.1 --out $(DEMO)/bundle
+	@$(PY) -m converter digits $(DEMO)/digits --image 160
 	@for criterion in betti head; do \
 	  echo; \
 	  echo "— device: adapt the bundle with --criterion $$criterion"; \
-	  XDG_CACHE_HOME=$(DEMO)/cache $(RUN) -m ondevice.adapt $(DEMO)/bundle --data $(DEMO)/digits \
+	  XDG_CACHE_HOME=$(DEMO)/cache $(PY) -m ondevice.adapt $(DEMO)/bundle --data $(DEMO)/digits \
 	    $(DEMO_SETTINGS) --criterion $$criterion --out $(DEMO)/$$criterion; \
 	done
 	@echo
 	@echo "— AdaBet's choice of layers beside the head alone"
-	@$(RUN) -m ondevice.show $(DEMO)/betti $(DEMO)/head
+	@$(PY) -m ondevice.show $(DEMO)/betti $(DEMO)/head
 	@echo
 	@echo "The adapted network: $(DEMO)/betti/adapted.tflite"
+	@echo "What was picked, why, what it cost and gained, as a page: make report RUN=$(DEMO)/betti"
 
 # ---- the commands ----------------------------------------------------------------------------------------------------
 
@@ -126,40 +127,49 @@ export: given-MODEL $(ENV) ## write a bundle; replaces the one that OUT holds
 #: or a SavedModel [PREPROCESS=symmetric|unit|imagenet|raw: what becomes of pixels]
 #: [HEAD=replace|keep|TENSOR: the classifier] [CLASSES=N: head made here] [BATCH=32]
 #: [RHO="0.1 0.2"] [PROBE=DATA: rank layers on it] [OUT=bundles/MODEL]
-	@$(RUN) -m converter export "$(MODEL)" --force $(call option,--weights,WEIGHTS) \
+	@$(PY) -m converter export "$(MODEL)" --force $(call option,--weights,WEIGHTS) \
 	  $(call option,--preprocess,PREPROCESS) $(call option,--head,HEAD) \
 	  $(call option,--image,IMAGE) $(call option,--batch,BATCH) $(call option,--classes,CLASSES) \
 	  $(call option,--rho,RHO) $(call option,--probe,PROBE) $(call option,--out,OUT)
 
 pack: given-DATA given-OUT $(ENV) ## pack a folder of images by class, or an .npz of arrays: DATA=FOLDER OUT=DIR [IMAGE=224]
-	@$(RUN) -m converter pack "$(DATA)" "$(OUT)" $(call option,--image,IMAGE)
+	@$(PY) -m converter pack "$(DATA)" "$(OUT)" $(call option,--image,IMAGE)
 
 verify: given-BUNDLE $(ENV) ## check every signature of a bundle against finite differences: BUNDLE=DIR
-	@$(RUN) -m converter verify "$(BUNDLE)"
+	@$(PY) -m converter verify "$(BUNDLE)"
 
 inspect: given-BUNDLE $(ENV) ## list the layers and ops of a bundle, what cannot train, and with DATA their ranking
 #: BUNDLE=DIR [DATA=DIR] [ARGS="--rho 0.2 --criterion b1"]
-	@$(RUN) -m ondevice.inspect "$(BUNDLE)" $(call option,--data,DATA) $(ARGS)
+	@$(PY) -m ondevice.inspect "$(BUNDLE)" $(call option,--data,DATA) $(ARGS)
 
 adapt: given-BUNDLE given-DATA $(ENV) ## retrain on this machine: BUNDLE=DIR DATA=DIR [ARGS="--rho 0.2 --out RUN"]
-	@$(RUN) -m ondevice.adapt "$(BUNDLE)" --data "$(DATA)" $(ARGS)
+	@$(PY) -m ondevice.adapt "$(BUNDLE)" --data "$(DATA)" $(ARGS)
 
 kernels: $(ENV) ## compile b1 for this machine once; later runs load it without Numba (seconds)
-	@$(RUN) -m ondevice.betti_numba build
+	@$(PY) -m ondevice.betti_numba build
 
 rank: given-MODEL given-DATA $(ENV) ## the layers that the AdaBet authors' program picks, beside ours
 #: MODEL=mobilenetv2 DATA=DIR [WEIGHTS=…] [IMAGE=224] [ARGS="--rho 0.1 --json"]
-	@$(RUN) -m converter rank "$(MODEL)" --data "$(DATA)" $(call option,--weights,WEIGHTS) \
+	@$(PY) -m converter rank "$(MODEL)" --data "$(DATA)" $(call option,--weights,WEIGHTS) \
 	  $(call option,--image,IMAGE) $(ARGS)
 
 ranking: given-BUNDLE given-DATA $(ENV) ## how stable the ranking of layers is over draws of images: tables, pictures
 #: BUNDLE=DIR DATA="DIR [DIR]" [ARGS="--draws 10 --criteria betti fisher --out FOLDER"]
-	@$(RUN) -m profiling.ranking "$(BUNDLE)" $(foreach data,$(DATA),--data "$(data)") $(ARGS)
+	@$(PY) -m profiling ranking "$(BUNDLE)" $(foreach data,$(DATA),--data "$(data)") $(ARGS)
+
+study: $(ENV) ## policies × ρ × networks × data × seeds; goes on where it stopped; writes docs/study.md (hours)
+#: [DATA="pets7=FOLDER flowers5=FOLDER"] [WEIGHTS="vgg16=FILE"] [OUT=study] [ARGS="--minutes 60 --scheduler ADDRESS"]
+	@$(PY) -m profiling study $(foreach data,$(DATA),--data "$(data)") $(foreach source,$(WEIGHTS),--weights "$(source)") \
+	  $(call option,--out,OUT) --page docs $(ARGS)
+
+report: given-RUN $(ENV) ## a page of a run: what was picked, why, what it cost and gained; runs side by side
+#: RUN="DIR [DIR]", folders that adapt wrote [OUT=FOLDER for the page and its pictures]
+	@$(PY) -m profiling report $(foreach run,$(RUN),"$(run)") $(call option,--out,OUT)
 
 profile-android: given-BUNDLE given-DATA $(ENV) ## adapt on a phone or board over adb, three times, and measure it
 #: BUNDLE=DIR DATA=DIR [SERIAL=HOST:PORT or the number at USB] [OUT=FOLDER]
 #: [ARGS="--keep-awake --place ssh -- --rho 0.2"]
-	@$(RUN) -m android_harness run "$(BUNDLE)" "$(DATA)" $(call option,--serial,SERIAL) --repeats 3 \
+	@$(PY) -m android_harness run "$(BUNDLE)" "$(DATA)" $(call option,--serial,SERIAL) --repeats 3 \
 	  --out "$(or $(OUT),profile-$(shell date +%Y%m%d-%H%M%S))" $(ARGS)
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
@@ -168,47 +178,51 @@ profile-android: given-BUNDLE given-DATA $(ENV) ## adapt on a phone or board ove
 IN_TWO := -n 2 --dist loadfile
 
 test: $(ENV214) lint ## everything that has to hold: lint, types, and the tests on both runtimes
-	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest $(IN_TWO) $(ARGS)
+	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(PY) -m pytest $(IN_TWO) $(ARGS)
 
 test-foreign: $(ENV) $(ENV214) ## third-party models, downloaded: exported, adapted, gradients checked (minutes)
-	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(RUN) -m pytest tests/foreign -m slow -rs $(ARGS)
+	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" $(PY) -m pytest tests/foreign -m slow -rs $(ARGS)
 
 test-zoo: $(ENV) $(ENV214) ## every network of the zoo: gradients of all layers, each alone, random subsets (hours)
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" \
-	  $(RUN) -m pytest tests/zoo -m "slow or not slow" -s $(ARGS)
+	  $(PY) -m pytest tests/zoo -m "slow or not slow" -s $(ARGS)
 
 test-topology: $(ENV) ## b1 of three networks on photographs against ripser, all layers (a quarter of an hour)
-	@$(RUN) -m pytest tests/topology -m "slow or not slow" -s $(ARGS)
+	@$(PY) -m pytest tests/topology -m "slow or not slow" -s $(ARGS)
 
 test-ops: $(ENV) $(ENV214) ## 200 examples of every op, against TensorFlow and finite differences (half an hour)
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" \
-	  $(RUN) -m pytest tests/properties --hypothesis-profile=thorough $(ARGS)
+	  $(PY) -m pytest tests/properties --hypothesis-profile=thorough $(ARGS)
 
 BENCH_BUNDLE := .work/bench/bundle
 $(BENCH_BUNDLE)/manifest.json: | $(ENV)
-	@$(RUN) -m converter export mobilenetv2 --weights package --image 224 --force --out $(BENCH_BUNDLE)
+	@$(PY) -m converter export mobilenetv2 --weights package --image 224 --force --out $(BENCH_BUNDLE)
 
-bench: $(BENCH_BUNDLE)/manifest.json ## a training step beside TensorFlow's and PyTorch's, in turn (half an hour)
-#: [ARGS="--subset pick --like RUN --repeats 5"]
-#: [PYTHON_TORCH=a Python with torch, numpy, flatbuffers and tflite; without it .venv-bench is made]
-	@$(if $(PYTHON_TORCH),,$(MAKE) $(ENV_BENCH) || echo "going on without PyTorch" >&2)
-	@$(RUN) -m profiling.frameworks $(BENCH_BUNDLE) --pytorch $(or $(PYTHON_TORCH),$(VENV_BENCH)/bin/python) $(ARGS)
+bench: $(BENCH_BUNDLE)/manifest.json ## a training step beside other frameworks', in turn (an hour)
+#: [ARGS="--subset pick --like RUN --repeats 5 --peer mnn --peer executorch"]
+#: [PYTHON_BENCH=a Python with some of torch, MNN, onnxruntime-training-cpu, executorch;
+#: without it .venv-bench is made]
+	@$(if $(PYTHON_BENCH),,$(MAKE) $(ENV_BENCH) || echo "going on without PyTorch, MNN and ONNX Runtime" >&2)
+	@$(PY) -m profiling frameworks $(BENCH_BUNDLE) --python $(or $(PYTHON_BENCH),$(VENV_BENCH)/bin/python) $(ARGS)
 
 memory-lab: $(ENV) ## memory predicted and measured: four networks, five subsets, two micro-batches (a quarter of an hour)
-	@$(RUN) -m profiling.memory_lab $(ARGS)
+	@$(PY) -m profiling memory-lab $(ARGS)
 
 device-lab: $(ENV) ## an arm64 Debian in .work/device-lab, run by QEMU, with both runtimes; as root (8 minutes)
-	@$(RUN) -m tests.device.lab build
+	@$(PY) -m tests.device.lab build
 
 test-device: $(ENV214) device-lab ## the harness against that Debian behind an ADB daemon; as root (a quarter of an hour)
 	@ADABET_TFLITE214_PYTHON="$(CURDIR)/$(VENV214)/bin/python" \
-	  $(RUN) -m pytest tests/device tests/android_harness -m slow -s $(ARGS)
-	@$(RUN) -m tests.bench.adb_push
+	  $(PY) -m pytest tests/device tests/android_harness -m slow -s $(ARGS)
+	@$(PY) -m tests.bench.adb_push
+
+test-browser: $(ENV) ## the page of `make report` in headless Chromium, at phone and desktop width
+	@$(PY) -m pytest tests/profiling/test_report_in_browser.py -m slow $(ARGS)
 
 lint: $(ENV) ## style, format and types
-	@$(RUN) -m ruff check --quiet .
-	@$(RUN) -m ruff format --check --quiet .
-	@$(RUN) -m mypy --no-error-summary
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m mypy --no-error-summary
 
 clean: ## remove what make made here: environments, .work, caches
 	@rm -rf $(VENV) $(VENV214) $(VENV_BENCH) .work build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

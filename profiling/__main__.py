@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
-from collections.abc import Sequence
 
 COMMANDS = {
     "run": ("running", "measure scenarios in fresh processes, in turn; append records to a file"),
@@ -21,18 +21,26 @@ COMMANDS = {
 """By name, the module that does it, by its `main(arguments) -> exit code`, and what it does."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m profiling",
+        description=__doc__,
+        epilog="\n".join(f"{name:12} {what}" for name, (_, what) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("command", choices=COMMANDS, help="with --help behind it, its own help")
+    p.add_argument("arguments", nargs=argparse.REMAINDER, help="those of the command")
+    return p
+
+
+def main() -> int:
     """Hand the arguments on to the command; returns the exit code."""
-    name = arguments[0] if arguments else "--help"
-    if name in COMMANDS:
-        module = importlib.import_module(f"profiling.{COMMANDS[name][0]}")
-        code: int = module.main(arguments[1:])
-        return code
-    usage = "\n".join([__doc__ or "", *(f"  {name:12} {what}" for name, (_, what) in COMMANDS.items())])
-    asked = name in ("-h", "--help")
-    print(usage if asked else f"error: no command {name!r}\n{usage}", file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    options = parser().parse_args()
+    module = importlib.import_module(f"profiling.{COMMANDS[options.command][0]}")
+    code: int = module.main(options.arguments)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -17,6 +17,9 @@ FRAMEWORKS = {
     "tensorflow": ("profiling.in_tensorflow", "measure"),
     "keras": ("profiling.in_tensorflow", "measure_keras"),
     "pytorch": ("profiling.in_pytorch", "measure"),
+    "mnn": ("profiling.in_mnn", "measure"),
+    "executorch": ("profiling.in_executorch", "measure"),
+    "onnxruntime": ("profiling.in_onnxruntime", "measure"),
 }
 """Name → module and function; a module is imported only in the process that measures it."""
 

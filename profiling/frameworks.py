@@ -1,4 +1,4 @@
-"""`python -m profiling.frameworks BUNDLE`: training on the device beside TensorFlow and PyTorch, one table a subset.
+"""`python -m profiling frameworks BUNDLE`: training on the device beside other frameworks, one table a subset.
 
 The same network with the same weights, the same images in the same order, batch, layers, optimizer and threads. Every
 measurement is a fresh process; repeat by repeat they take turns, and ratios are formed within a repeat. The losses of
@@ -30,20 +30,31 @@ B1_PICK = tuple(f"block_{number}_project" for number in range(7, 12))
 KERAS_NETWORK = "mobilenetv2"
 """The network that is measured as Keras has it, too."""
 DISAGREES = 70
-NO_PYTORCH = (
-    "PyTorch is not measured: {python} cannot import it ({why}). `make bench` installs it in .venv-bench; "
-    "or name a Python that has torch, numpy, flatbuffers and tflite: make bench PYTHON_TORCH=…"
+NUMPY_AND_TFLITE = "numpy, flatbuffers, tflite"
+PEERS = {
+    "pytorch": "torch",
+    "mnn": "MNN",
+    "onnxruntime": "torch, onnx, onnxruntime",
+    "executorch": "torch, executorch.extension.training",
+}
+"""Those that have an environment of their own, and what they import there."""
+UNASKED = tuple(peer for peer in PEERS if peer != "executorch")
+"""ExecuTorch takes a minute and more a step: it is measured where it is named."""
+NOT_MEASURED = (
+    "{peer} is not measured: {python} cannot import it ({why}). `make bench` installs it in .venv-bench; "
+    "or name a Python that has it and {needed}: make bench PYTHON_BENCH=…"
 )
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m profiling.frameworks", description=__doc__)
+    p = argparse.ArgumentParser(prog="python -m profiling frameworks", description=__doc__)
     p.add_argument("bundle", type=Path, help="whose network is trained; any float32 MobileNetV2 or alike")
     p.add_argument("--subset", choices=SUBSETS, action="append", help="only this; default: all three")
     p.add_argument("--like", type=Path, metavar="RUN", help="as pick, train what this run trained")
     p.add_argument("--repeats", type=int, default=5, help="of everything (default: 5)")
-    p.add_argument("--pytorch", type=Path, default=Path(sys.executable), metavar="PYTHON", help="a Python with torch")
+    p.add_argument("--peer", choices=PEERS, action="append", help=f"beside TensorFlow; default: {', '.join(UNASKED)}")
+    p.add_argument("--python", type=Path, default=Path(sys.executable), help="one that has the peers; default: this")
     return p
 
 
@@ -53,12 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = read_bundle(asked.bundle)
         problems = {name: problem_of(bundle, _layers(bundle, name, asked.like)) for name in asked.subset or SUBSETS}
-        missing = _missing_pytorch(asked.pytorch)
+        reasons = {peer: why_not(peer, asked.python) for peer in asked.peer or UNASKED}
         pythons = {"ours": sys.executable, "tensorflow": sys.executable}
         if bundle.manifest.network == KERAS_NETWORK:
             pythons["keras"] = sys.executable
-        if not missing:
-            pythons["pytorch"] = str(asked.pytorch)
+        pythons |= {peer: str(asked.python) for peer, why in reasons.items() if not why}
         load = os.getloadavg()[0]
         measured = _measure(problems, pythons, max(1, asked.repeats))
     except AdabetError as error:
@@ -74,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remarks = [f"losses of the first {FIRST_STEPS} steps: largest relative difference from ours {differences}"]
         ours, *others = of_subset.values()
         print(render(_title(name, problem), rows(ours, others), remarks) + "\n")
-    if missing:
-        print(missing)
+    for why in filter(None, reasons.values()):
+        print(why)
     print(f"{asked.repeats} repeats, fresh processes in turn; load of the machine before them {load:.2f}")
     if not agree:
         print(f"error: losses differ by more than {AGREEMENT:g}: these are not the same computations", file=sys.stderr)
@@ -106,14 +116,16 @@ def picked_by(run: Path) -> tuple[str, ...]:
         raise InputError(f"{run} holds no report of a finished run: {error}") from None
 
 
-def _missing_pytorch(python: Path) -> str:
-    """Why PyTorch cannot be measured; empty if it can."""
-    command = [str(python), "-c", "import torch, numpy, flatbuffers, tflite"]
+def why_not(peer: str, python: Path) -> str:
+    """Why a peer cannot be measured; empty if it can."""
+    command = [str(python), "-c", f"import {NUMPY_AND_TFLITE}, {PEERS[peer]}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
-        return NO_PYTORCH.format(python=python, why=error.strerror)
-    return NO_PYTORCH.format(python=python, why=done.stderr.strip().split("\n")[-1]) if done.returncode else ""
+        why = str(error.strerror)
+    else:
+        why = done.stderr.strip().split("\n")[-1] if done.returncode else ""
+    return why and NOT_MEASURED.format(peer=peer, python=python, why=why, needed=NUMPY_AND_TFLITE)
 
 
 def _measure(
@@ -142,7 +154,3 @@ def measured_by(python: str, framework: str, folder: Path) -> Measurement:
     if done.returncode:
         raise CapabilityError(f"{framework} could not be measured:\n{done.stderr.strip()}")
     return measurement_of(json.loads(done.stdout.splitlines()[-1]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -28,7 +29,7 @@ class Measurement:
     note: str
     """How it went about it, where there was a choice."""
     losses: tuple[float, ...]
-    """Of all steps, warming up included."""
+    """Of all steps that were run, warming up included."""
     once_s: float
     """What is done once for all images, before the first step."""
     step_s: tuple[float, ...]
@@ -60,11 +61,20 @@ def measurement_of(document: dict[str, Any]) -> Measurement:
 
 
 def measure_steps(
-    framework: str, problem: Problem, split: Split, base_bytes: int, step: Step, note: str = ""
+    framework: str,
+    problem: Problem,
+    split: Split,
+    base_bytes: int,
+    step: Step,
+    note: str = "",
+    steps: int | None = None,
 ) -> Measurement:
-    """Run all steps of `problem`. Time runs from the end of one step to the end of the next, taking images included."""
+    """Run the first `steps` of `problem`, or all.
+
+    Time runs from the end of one step to the end of the next, taking images included.
+    """
     losses, ends = [], []
-    for rows, rate in rows_and_rates(problem):
+    for rows, rate in islice(rows_and_rates(problem), steps):
         losses.append(step(*split.take(rows), rate))
         ends.append(time.perf_counter())
     return finished(framework, note, problem, losses, 0.0, ends, base_bytes)

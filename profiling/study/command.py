@@ -9,7 +9,6 @@ this project's environment and with FOLDER at the same path, and give the schedu
 from __future__ import annotations
 
 import argparse
-import platform
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from ondevice.runtime import interpreter_module
+from profiling.environment import commit, environment, versions
 from profiling.study.data import FINAL, prepare, splits
 from profiling.study.design import Design, NetworkDesign, read_design
 from profiling.study.page import write_page
@@ -153,35 +152,18 @@ def _begin(records: Records, design: Design, subjects: Sequence[Subject]) -> Non
         if (subject.network, subject.data) not in known:
             _, _, test, classes = splits(subject.data_folder)
             records.add(Images(subject.network, subject.data, classes, tuple(test.labels.tolist())))
+    here, git = environment(), commit()
     records.add(
         Session(
             started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            machine=f"{platform.machine()}, {_processor()}",
-            system=f"{platform.system()} {platform.release()}",
-            python=platform.python_version(),
-            packages={name: version(name) for name in ("tensorflow", "numpy", "distributed")}
-            | {"interpreter": interpreter_module()[0]},
-            commit=_commit(),
+            machine=f"{here.machine}, {here.cores} × {here.cpu}",
+            system=here.system,
+            packages={**versions(), "distributed": version("distributed")},
+            commit="" if git is None else git.sha1 + " with changes" * git.dirty,
             design=asdict(design),
             inputs=inputs,
         )
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "processor not known"
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(models)} × {models[0]}" if models else "processor not known"
-
-
-def _commit() -> str:
-    git = ["git", "-C", str(Path(__file__).parent)]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
-    return head.stdout.strip() + (" with changes" if changed.stdout.strip() else "") if not head.returncode else ""
 
 
 def _say(*text: str) -> None:

@@ -66,7 +66,7 @@ on, what random draws, and the order of the images; the head starts at zero. ρ 
 fraction of the arithmetic of a whole backward pass, and its importance is Fisher information (ElasticTrainer's own rule
 is another). pets7-bad-camera is pets7 out of focus, dark, yellow and noisy.
 
-{last.machine}; {last.system}; Python {last.python}, {packages}. Sessions: {sessions},
+{last.machine}; {last.system}; {packages}. Sessions: {sessions},
 from {started} on; commits: {commits}."""
 
 

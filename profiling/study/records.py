@@ -132,7 +132,6 @@ class Session:
     started: str
     machine: str
     system: str
-    python: str
     packages: dict[str, str]
     commit: str
     design: dict[str, Any]

@@ -257,15 +257,15 @@ def test_the_engine_trains_as_the_device_does(bundle: Path, tmp_path: Path, choi
     which = ["--criterion", "bias"] if choice.bias_only else ["--layers", ",".join(choice.layers[:-1])]
     command = [
         sys.executable, "-m", "ondevice.adapt", str(bundle), "--data", str(tmp_path / "digits" / "final"), *which,
-        "--epochs", "2", "--batch", "16", "--lr", "0.03", "--json", "--out", str(tmp_path / "run"),
+        "--epochs", "4", "--batch", "16", "--lr", "0.3", "--json", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     opened = open_together(bundle, tmp_path / "digits" / "final", 16, tmp_path, 0)
     engine = Engine(opened.network, choice, opened.bundle.manifest.preprocessing, fit, (test,))
-    done = engine.train(0.03, 0, 2, 16, len(classes))
+    done = engine.train(0.3, 0, 4, 16, len(classes))
     assert engine.parameters == report["trained_parameters"]
     assert np.allclose(done.losses, report["step_losses"], rtol=1e-4)
-    assert done.losses[-1] < done.losses[0]
+    assert min(done.losses) < done.losses[0] - 0.01
     (answers,) = done.answers
     assert answers.predicted == tuple(report["after"]["predicted"])
     assert answers.accuracy == pytest.approx(report["after"]["accuracy"])
