@@ -21,7 +21,7 @@ from profiling.comparison import AGREEMENT, FIRST_STEPS, disagreement, render, r
 from profiling.measurement import Measurement, measurement_of
 from profiling.problem import Problem, problem_of, write_problem
 from signatures.catalogue import Bundle, read_bundle
-from signatures.errors import AdabetError, CapabilityError, InputError
+from signatures.errors import CapabilityError, InputError, exit_code_of
 from signatures.subset import subset_of
 
 PICK, HEAD, ALL = SUBSETS = ("pick", "head", "all")
@@ -61,19 +61,19 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print a table for each subset; returns the exit code."""
     asked = parser().parse_args(arguments)
-    try:
-        bundle = read_bundle(asked.bundle)
-        problems = {name: problem_of(bundle, _layers(bundle, name, asked.like)) for name in asked.subset or SUBSETS}
-        reasons = {peer: why_not(peer, asked.python) for peer in asked.peer or UNASKED}
-        pythons = {"ours": sys.executable, "tensorflow": sys.executable}
-        if bundle.manifest.network == KERAS_NETWORK:
-            pythons["keras"] = sys.executable
-        pythons |= {peer: str(asked.python) for peer, why in reasons.items() if not why}
-        load = os.getloadavg()[0]
-        measured = _measure(problems, pythons, max(1, asked.repeats))
-    except AdabetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return exit_code_of(lambda: _compare(asked))
+
+
+def _compare(asked: argparse.Namespace) -> int:
+    bundle = read_bundle(asked.bundle)
+    problems = {name: problem_of(bundle, _layers(bundle, name, asked.like)) for name in asked.subset or SUBSETS}
+    reasons = {peer: why_not(peer, asked.python) for peer in asked.peer or UNASKED}
+    pythons = {"ours": sys.executable, "tensorflow": sys.executable}
+    if bundle.manifest.network == KERAS_NETWORK:
+        pythons["keras"] = sys.executable
+    pythons |= {peer: str(asked.python) for peer, why in reasons.items() if not why}
+    load = os.getloadavg()[0]
+    measured = _measure(problems, pythons, max(1, asked.repeats))
     agree = True
     for name, problem in problems.items():
         of_subset = {framework: measured[name, framework] for framework in pythons}

@@ -19,7 +19,7 @@ _BAR, _GAP = 0.8, 0.9
 
 def memory_picture(bars: Sequence[Bar]) -> Any:
     """A group of bars for each network; to be called within `pictures.drawing`."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 5.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(WIDTH, 6.2), layout="constrained")
     ticks, start = {}, 0.0
     for network in dict.fromkeys(bar.network for bar in bars):
         of_network = [bar for bar in bars if bar.network == network]
@@ -35,7 +35,7 @@ def memory_picture(bars: Sequence[Bar]) -> Any:
     axis.set_xlim(-0.7, start - _GAP - 0.3)
     axis.margins(y=0.08)
     axis.set_ylabel("peak memory in MB (10⁶ bytes)", fontsize=11)
-    axis.legend(handles=_legend(bars), fontsize=11, frameon=False, ncols=2)
+    figure.legend(handles=_legend(bars), fontsize=11, frameon=False, ncols=3, loc="outside lower center")
     measured = any(bar.source == MEASURED for bar in bars)
     figure.suptitle(
         "Peak memory of whole processes, and by the formula of arXiv 2510.03101"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from profiling.report_reading import FinishedRun
+from profiling.report_reading import FinishedRun, printable
 from profiling.report_words import mib, seconds
 
 Facts = list[tuple[str, str]]
@@ -61,7 +61,7 @@ def environment(run: FinishedRun) -> Facts:
         ("weights", report.weights),
         ("dataset", report.dataset),
         ("its fingerprint", report.dataset_fingerprint),
-        ("run folder", str(run.folder)),
+        ("run folder", printable(str(run.folder))),
         ("adapted network", report.adapted),
         ("its SHA-256", report.adapted_sha256),
     ]

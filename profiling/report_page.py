@@ -151,9 +151,8 @@ def _page(parts: Sequence[Part], overview: Picture | None) -> str:
     templates.filters.update(percent=words.percent, mib=words.mib, seconds=words.seconds)
     runs = [part.run for part in parts]
     style = style_sheet(":root") + (here / "report_page.css").read_text(encoding="utf-8")
-    return templates.get_template(
-        "report_page.html"
-    ).render(
+    template = templates.get_template("report_page.html")
+    return template.render(
         title=words.headline(runs[0]) if overview is None else words.several(runs),
         style=Markup(style),  # our own; all else is escaped
         parts=parts,

@@ -38,6 +38,7 @@ class FinishedRun:
     name: str
     """Short, and unlike those of the runs beside it."""
     folder: Path
+    """As it was given."""
     report: Report
     spans: tuple[Span, ...]
     epoch_ends_s: tuple[float, ...]
@@ -136,7 +137,7 @@ def _finished(name: str, folder: Path) -> FinishedRun:
     document = read_document(folder)
     try:
         _fill_in_older(document)
-        report = msgspec.convert(_printable(document), Report)
+        report = msgspec.convert(printable(document), Report)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # msgspec's is a ValueError
         raise InputError(f"{path} is damaged: {error}") from None
     if fault := _fault(report):
@@ -196,7 +197,7 @@ def _on_the_clock(path: Path, phases: Sequence[str]) -> tuple[tuple[Span, ...], 
     return (spans, epochs) if done and [span.name for span in spans] == list(phases) else None
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
     """JSON without characters that neither HTML nor SVG can hold: control characters, halves of surrogate pairs.
 
     ValueError where a number is not finite.
@@ -206,9 +207,9 @@ def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in value)
     if isinstance(value, list):
-        return [_printable(entry) for entry in value]
+        return [printable(entry) for entry in value]
     if isinstance(value, dict):
-        return {_printable(name): _printable(entry) for name, entry in value.items()}
+        return {printable(name): printable(entry) for name, entry in value.items()}
     return value
 
 
@@ -221,4 +222,4 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):
             break
-    return [_printable(name) for name in names]
+    return [printable(name) for name in names]

@@ -23,6 +23,7 @@ import converter.__main__
 import ondevice.adapt
 import ondevice.betti_numba.__main__
 import ondevice.inspect
+import profiling.__main__
 import signatures.errors
 from signatures.errors import AdabetError
 
@@ -35,6 +36,7 @@ PARSERS = {
     "ondevice.betti_numba": ondevice.betti_numba.__main__.parser,
     "converter": converter.__main__.parser,
     "android_harness": android_harness.command_line.parser,
+    "profiling": profiling.__main__.parser,
 }
 DOCUMENTS = ("README.md", "docs/foreign.md", "docs/formats.md", "docs/devices.md")
 IMPORT_LIMIT_MIB = 60
