@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from profiling.study.pictures import draw
 from profiling.study.records import Check, Session, Training
 from profiling.study.tables import Cell, Difference, Results, networks_and_data
 
-PAGE, FOLDER = "study.md", "study"
+PAGE, FOLDER, COPY = "study.md", "study", "records.jsonl.gz"
 COMPARED = "betti"
 """The policy that the others are compared with."""
 _MIB = 1 << 20
@@ -18,7 +18,7 @@ _FIGURES = "decisions.md#the-study-trains-with-tensorflows-gradients-on-dask-wor
 _HEAD = f"""\
 # Which layers are worth training: the study
 
-Written by `make study` from [records.jsonl](study/records.jsonl); every number comes from there. {{made}}
+Written by `make study` from [records.jsonl.gz](study/records.jsonl.gz); every number comes from there. {{made}}
 trainings were made, of which the chosen learning rates leave {{kept}}; {{diverged}} of these diverged. Policies with
 the same pick share a training.
 
@@ -79,9 +79,7 @@ def write_page(results: Results, out: Path) -> Path:
     networks = list(dict.fromkeys(cell.network for cell in results.cells))
     for network in networks:
         draw(results, network, folder / f"{network}.png")
-    copy = folder / results.records.path.name
-    if copy.resolve() != results.records.path.resolve():
-        shutil.copyfile(results.records.path, copy)
+    (folder / COPY).write_bytes(gzip.compress(results.records.path.read_bytes(), mtime=0))
     parts = [_head(results), *(_network(results, network) for network in networks), _checks(results), _how(results)]
     page = out / PAGE
     page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")

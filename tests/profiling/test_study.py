@@ -306,6 +306,7 @@ def test_the_command_goes_on_where_it_stopped(study: list[str], tmp_path: Path) 
 
 def test_other_images_are_another_study(study: list[str], tmp_path: Path) -> None:
     assert subprocess.run([*study, "--minutes", "0"], capture_output=True, check=False).returncode == 0
+    Records(tmp_path / "study" / "records.jsonl").add(Pick("small", "digits", 0, "head", None, ("head",), False))
     path = tmp_path / "design.toml"
     path.write_text(path.read_text().replace("epochs = 1", "epochs = 2"))
     other = subprocess.run([*study, "--minutes", "0"], capture_output=True, text=True, check=False)
@@ -325,7 +326,9 @@ def test_split_is_what_it_was(tmp_path: Path) -> None:
 
 def test_the_workers_of_a_cluster_do_the_same(study: list[str], tmp_path: Path) -> None:
     """Two workers behind a scheduler at an address, as on several machines; every training once, by either."""
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0)
+    cluster = LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0
+    )
     with cluster:
         command = [*study, "--scheduler", cluster.scheduler_address]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
