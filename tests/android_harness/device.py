@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.device.adb_daemon.process import Daemon
 from tests.end_to_end.commands import ROOT, Finished
 
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
