@@ -20,7 +20,7 @@ from profiling.paper_memory import BATCH, IMAGE, PUBLISHED, counted_layers, peak
 from profiling.ranking_record import environment
 from signatures.build import inference_model
 from signatures.catalogue import Bundle
-from signatures.errors import CapabilityError, InputError, UsageError
+from signatures.errors import AdabetError, CapabilityError, InputError, UsageError
 
 RECORD = "memory.json"
 FORMAT, VERSION = "adabet-figure-memory", 1
@@ -157,7 +157,9 @@ def _adapted(bundle: Bundle, data: Path | None, folder: Path) -> Run:
             check=False,
         )
         if done.returncode:
-            raise CapabilityError(f"ondevice.adapt ended with {done.returncode} on {bundle.folder}, see above")
+            failure = AdabetError(f"ondevice.adapt ended with {done.returncode} on {bundle.folder}, see above")
+            failure.exit_code = done.returncode
+            raise failure
     found = read_run(run)
     if not _fits(found, bundle):
         raise UsageError(f"{run} holds a run of {found.network} ({found.weights}); choose another --out")

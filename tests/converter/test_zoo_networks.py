@@ -189,9 +189,10 @@ def test_vit_takes_whole_patches_only() -> None:
 def test_layers_are_found_by_their_values() -> None:
     inputs = keras.Input((4, 4, 3))
     x = inputs
-    for name in ("a", "b", "c"):
-        x = keras.layers.Conv2D(3, 1, name=name)(x)
-    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(keras.layers.Flatten()(x)))
+    for seed, name in enumerate("abc"):
+        x = keras.layers.Conv2D(3, 1, kernel_initializer=keras.initializers.GlorotUniform(seed), name=name)(x)
+    head = keras.layers.Dense(2, kernel_initializer=keras.initializers.GlorotUniform(3), name="head")
+    model = keras.Model(inputs, head(keras.layers.Flatten()(x)))
     flatbuffer, layers = to_tflite.to_tflite(model)
     assert [layer.name for layer in layers] == ["a", "b", "c", "head"]
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)

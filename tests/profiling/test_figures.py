@@ -106,9 +106,7 @@ def test_a_run_takes_the_place_of_measuring(folder: Path, bundle: Path, tmp_path
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_what_memory_refuses(
-    folder: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_memory_refuses(folder: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*arguments: str | Path) -> tuple[int, str]:
         code = main(["memory", *map(str, arguments), "--out", str(tmp_path / "out")])
         captured = capsys.readouterr()
@@ -135,6 +133,8 @@ def test_what_memory_refuses(
         got, message = refused(*here, "--run", run)
         assert (got, complaint in message) == (code, True), message
     assert refused(*here, "--run", tmp_path / "none")[0] == 3
+    code, message = refused(*here, "--data", tmp_path / "none")
+    assert (code, "ondevice.adapt ended with 3" in message) == (3, True), "as the command that measures"
 
 
 def test_the_picture_shows_every_bar() -> None:

@@ -17,7 +17,9 @@ pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 from scipy.stats import kendalltau
 
+from profiling.pictures import drawing
 from profiling.ranking import main, summarise
+from profiling.ranking_picture import layers_picture
 from profiling.ranking_record import RECORD, read_record, write_record
 from profiling.stability import Spread, among, best, between, jaccard, shared
 from signatures.errors import InputError
@@ -142,6 +144,22 @@ def test_pictures_are_written_large_enough(folder: Path) -> None:
             assert np.ptp(np.asarray(picture.convert("L"))) > 200
         text = (folder / f"{stem}-{what}.svg").read_text()
         assert text.startswith("<?xml")
+
+
+def test_what_the_pictures_show(folder: Path) -> None:
+    (study,) = read_record(folder).studies
+    b1 = np.array([draw.b1 for draw in study.draws], float)
+    one = replace(study, draws=study.draws[:1])
+    clusters = np.arange(4 * 7).reshape(4, 7)
+    with drawing():
+        figures = [layers_picture(study, 0.4), layers_picture(one, 0.4, clusters)]
+    for figure, values in zip(figures, (b1.mean(axis=1), b1[0]), strict=True):  # of draws; of batches of the only draw
+        (points,) = figure.axes[0].lines
+        np.testing.assert_allclose(points.get_ydata(), values.mean(axis=0))
+        bars = figure.axes[0].collections[-1].get_segments()
+        np.testing.assert_allclose([bar[:, 1] for bar in bars], np.stack([values.min(axis=0), values.max(axis=0)], 1))
+    (points,) = figures[1].axes[1].lines
+    np.testing.assert_allclose(points.get_ydata(), clusters.mean(axis=0))
 
 
 def test_the_same_command_goes_on(
