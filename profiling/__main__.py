@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from typing import Any
+
+from signatures.errors import CapabilityError, exit_code_of
 
 COMMANDS = {
-    "run": ("running", "measure scenarios in fresh processes, in turn; append records to a file"),
-    "compare": ("comparing", "records of before beside records of after: ratios with intervals; 1 on a regression"),
-    "show": ("showing", "records as a table, as markdown, CSV or JSON"),
-    "ops": ("op_profile", "each op of a train graph: time, memory, XNNPACK; what is alive at the peak"),
-    "frameworks": ("frameworks", "a training step beside other frameworks'"),
+    "run": ("measure.run", "measure scenarios in fresh processes, in turn; append records to a file"),
+    "compare": (
+        "measure.compare",
+        "records of before beside records of after: ratios with intervals; 1 on a regression",
+    ),
+    "show": ("measure.show", "records as a table, as markdown, CSV or JSON"),
+    "ops": ("ops.command", "each op of a train graph: time, memory, XNNPACK; what is alive at the peak"),
+    "frameworks": ("peers.command", "a training step beside other frameworks'"),
     "memory-lab": ("memory_lab", "memory predicted and measured"),
-    "ranking": ("ranking", "how stable the ranking of layers is over draws of images"),
-    "figures": ("figures", "the paper's figures, from measurements"),
-    "report": ("report_page", "a page of a run, or of runs side by side"),
+    "ranking": ("ranking.command", "how stable the ranking of layers is over draws of images"),
+    "figures": ("paper.command", "the paper's figures, from measurements"),
+    "report": ("report.page", "a page of a run, or of runs side by side"),
     "study": ("study.command", "policies × ρ × networks × datasets × seeds"),
 }
 """By name, the module that does it, by its `main(arguments) -> exit code`, and what it does."""
@@ -37,9 +43,17 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Hand the arguments on to the command; returns the exit code."""
     options = parser().parse_args()
-    module = importlib.import_module(f"profiling.{COMMANDS[options.command][0]}")
-    code: int = module.main(options.arguments)
-    return code
+    return exit_code_of(lambda: _module(options.command).main(options.arguments))
+
+
+def _module(command: str) -> Any:
+    """What does a command. CapabilityError where it takes a package that is not installed."""
+    try:
+        return importlib.import_module(f"profiling.{COMMANDS[command][0]}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "profiling":
+            raise
+        raise CapabilityError(f"`{command}` takes the package {error.name}, which `make setup` installs") from None
 
 
 if __name__ == "__main__":

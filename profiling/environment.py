@@ -10,11 +10,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from android_harness.parsers.cpu import parse_cpuinfo
+from ondevice.runtime import interpreter_module
 from signatures.errors import CapabilityError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,10 +82,10 @@ def environment() -> Environment:
     )
 
 
-def versions() -> dict[str, str]:
-    """Of this Python, and of each of `DISTRIBUTIONS` that it has."""
+def versions(distributions: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:
+    """Of this Python, and of each of the distributions that it has."""
     found = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
+    for name in distributions:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -117,6 +119,17 @@ def commit(root: Path = ROOT) -> Commit | None:
         return Commit(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def in_words() -> dict[str, str]:
+    """Machine, interpreter, versions and commit, for records that keep them as texts alone."""
+    here, git = environment(), commit()
+    return {
+        "machine": f"{here.machine}, {here.cores} CPUs, {here.system}",
+        "runtime": interpreter_module()[0],
+        **versions(("numpy", "scipy")),
+        "commit": "unknown" if git is None else f"{git.sha1}{'-dirty' if git.dirty else ''}",
+    }
 
 
 def _text(path: Path) -> str:

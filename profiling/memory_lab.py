@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +21,11 @@ import numpy as np
 
 from ondevice.meter import Meter, read_resident
 from ondevice.runtime import LoadedModel, interpreter_module
+from profiling.needs import need_folder
+from profiling.processes import output_of
 from signatures.build import gram, inference_model
 from signatures.cut import cut_before
+from signatures.errors import exit_code_of
 from signatures.graph import Graph, Model
 from signatures.layers import Layer, find_layers
 from signatures.memory import footprint
@@ -116,17 +118,26 @@ def measure_model(model: Model, python: Path, folder: Path) -> tuple[str, int, i
     path = folder / "measured.tflite"
     write_model(model, path)
     (signature,) = model.signatures
-    command = [str(python), "-m", "profiling", "memory-lab", "--child", str(path), signature.name]
-    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]).stdout
+    runtime, base_bytes, peak_bytes = measure_file(path, signature.name, python)
     path.unlink()
-    child = json.loads(answer)
     results = sum(tensor.n_bytes for tensor in signature.outputs.values())
-    predicted = footprint(model, [signature.name], child["runtime"]).peak_bytes + results
-    return child["runtime"], child["base_bytes"], child["base_bytes"] + predicted, child["peak_bytes"]
+    predicted = footprint(model, [signature.name], runtime).peak_bytes + results
+    return runtime, base_bytes, base_bytes + predicted, peak_bytes
 
 
-def measure_here(path: Path, signature: str) -> dict[str, Any]:
-    """In the child: load a model and call a signature."""
+def measure_file(path: Path, signature: str, python: str | Path = sys.executable) -> tuple[str, int, int]:
+    """Runtime, base and peak bytes of a fresh process that loads the file at `path` and calls a signature of it.
+
+    CapabilityError if it fails.
+    """
+    what = f"measuring {signature} of {path}"
+    arguments = ("-m", "profiling", "memory-lab", "--child", path.resolve(), signature)
+    child = json.loads(output_of(what, *arguments, python=python))
+    return child["runtime"], child["base_bytes"], child["peak_bytes"]
+
+
+def _measure_here(path: Path, signature: str) -> dict[str, Any]:
+    """In that process."""
     runtime, _ = interpreter_module()
     tensors = {s.name: s for s in read_model(path).signatures}[signature].inputs
     feeds = {name: np.full(tensor.shape, 0.5, tensor.dtype) for name, tensor in tensors.items()}
@@ -172,10 +183,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; exit code 1 if a prediction was too low."""
     asked = parser().parse_args(arguments)
+    return exit_code_of(lambda: _run(asked))
+
+
+def _run(asked: argparse.Namespace) -> int:
     if asked.child:
-        print(json.dumps(measure_here(Path(asked.child[0]), asked.child[1])))
+        print(json.dumps(_measure_here(Path(asked.child[0]), asked.child[1])))
         return 0
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    need_folder(asked.folder)
     folder = asked.folder.resolve()
     rows = []
     for name in asked.network or IMAGES:

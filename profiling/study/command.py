@@ -9,17 +9,17 @@ this project's environment and with FOLDER at the same path, and give the schedu
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
-from profiling.environment import commit, environment, versions
+from profiling.environment import DISTRIBUTIONS, commit, environment, versions
+from profiling.needs import need_folder
+from profiling.processes import output_of
 from profiling.study.data import FINAL, prepare, splits
 from profiling.study.design import Design, NetworkDesign, read_design
 from profiling.study.page import write_page
@@ -28,7 +28,7 @@ from profiling.study.running import Agenda, perform, workers
 from profiling.study.tables import Results
 from profiling.study.tasks import Subject
 from signatures.catalogue import MODEL, file_sha256, read_bundle
-from signatures.errors import CapabilityError, UsageError, exit_code_of
+from signatures.errors import UsageError, exit_code_of
 
 STANDARD = Path(__file__).with_name("standard.toml")
 RECORDS = "records.jsonl"
@@ -61,7 +61,7 @@ def _study(options: argparse.Namespace) -> int:
     design = read_design(options.design)
     folders = {name: Path(folder) for name, folder in _pairs(options.data, "--data").items()}
     weights = _pairs(options.weights, "--weights")
-    options.out.mkdir(parents=True, exist_ok=True)
+    need_folder(options.out)
     records = Records(options.out / RECORDS)
     agendas = []
     for network in design.networks:
@@ -121,13 +121,10 @@ def _subjects(
 def _export(network: NetworkDesign, weights: str | None, bundle: Path) -> None:
     """Export in a process of its own: TensorFlow has no place in this one."""
     _say(f"{network.name}: exporting {network.model}")
-    command = [
-        sys.executable, "-m", "converter", "export", network.model, "--image", str(network.image), "--rho", "0.1",
-        "--out", str(bundle), *(["--weights", weights] if weights else []),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CapabilityError(f"`{' '.join(command)}` failed with {done.returncode}:\n{done.stderr.strip()}")
+    output_of(
+        f"exporting {network.model}", "-m", "converter", "export", network.model, "--image", str(network.image),
+        "--rho", "0.1", "--out", bundle, *(("--weights", weights) if weights else ()),
+    )  # fmt: skip
 
 
 def _begin(records: Records, design: Design, subjects: Sequence[Subject]) -> None:
@@ -158,7 +155,7 @@ def _begin(records: Records, design: Design, subjects: Sequence[Subject]) -> Non
             started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             machine=f"{here.machine}, {here.cores} × {here.cpu}",
             system=here.system,
-            packages={**versions(), "distributed": version("distributed")},
+            packages=versions((*DISTRIBUTIONS, "distributed")),
             commit="" if git is None else git.sha1 + " with changes" * git.dirty,
             design=asdict(design),
             inputs=inputs,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from converter.quiet import import_tensorflow
 from ondevice.dataset import Split, to_input
 from ondevice.optimizer import Trainee
-from ondevice.training import Schedule, TrainingSet, check_finite, cross_entropy, train_epoch
-from profiling.in_tensorflow import Network
+from ondevice.training import Schedule, TrainingSet, cross_entropy, train_epoch
+from profiling.peers.in_tensorflow import Network
 from profiling.study.policies import Choice
 from signatures.catalogue import Preprocessing
 from signatures.cut import cut_before
@@ -105,7 +105,6 @@ class Engine:
         schedule, losses = Schedule(rate, epochs * data.steps), []
         for epoch in range(epochs):
             losses += train_epoch(self, trainee, data, epoch, schedule, lambda step, loss: None)
-        check_finite(trainee.weights)
         return Trained(tuple(losses), tuple(self._answers(*split, trainee.weights) for split in self._asked))
 
     def call(self, name: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -138,13 +138,18 @@ def _network(results: Results, network: str) -> str:
     plan = next(n for n in results.design.networks if n.name == network)
     data = [name for of, name in networks_and_data(results.cells) if of == network]
     table = ["| policy | ρ | " + " | ".join(data) + " |", "|---|---|" + "---|" * len(data)]
-    for policy, rho in dict.fromkeys((cell.policy, cell.rho) for cell in results.cells if cell.network == network):
+    for policy, rho in _compared(results, network):
         shown = [_shown(results.cell(network, name, policy, rho)) for name in data]
         table.append(f"| {policy} | {_rho(rho)} | {' | '.join(shown)} |")
     seeds = ", ".join(map(str, results.design.seeds))
     text = _NETWORK.format(plan=plan, batch=results.design.batch, seeds=seeds, table="\n".join(table))
     costs = _costs(results, network)
     return f"{text}\n\n{_COSTS.format(rows=costs)}" if costs else text
+
+
+def _compared(results: Results, network: str) -> list[tuple[str, float | None]]:
+    """Policies and ρ, in the order of the tables' rows."""
+    return list(dict.fromkeys((cell.policy, cell.rho) for cell in results.cells if cell.network == network))
 
 
 def _shown(cell: Cell | None) -> str:
@@ -161,7 +166,7 @@ def _rho(rho: float | None) -> str:
 
 def _costs(results: Results, network: str) -> str:
     rows = []
-    for policy, rho in dict.fromkeys((cell.policy, cell.rho) for cell in results.cells if cell.network == network):
+    for policy, rho in _compared(results, network):
         cost = results.cost(network, policy, rho)
         if cost is not None:
             trained, peak, predicted = (n / _MIB for n in (4 * cost.parameters, cost.peak_bytes, cost.predicted_bytes))

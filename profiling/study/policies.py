@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ondevice.ranking import BIAS
 from ondevice.selection import pick_count
+from profiling.ranking.stability import best
 from signatures.layers import Layer
 
 ELASTIC = "elastic"
@@ -28,8 +29,6 @@ POLICIES = {
 """By name, the criterion of `ondevice.ranking` whose scores it takes; random draws anew for each seed."""
 WITHOUT_RHO = frozenset({"full", "bias", "head"})
 """Those to which ρ means nothing."""
-DRAWN = frozenset({"betti", "b1", "fisher", "random", ELASTIC})
-"""Those whose pick depends on the seed, by the images that are drawn or by itself."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,7 @@ def choose(
         important = np.where(able, scores[POLICIES[policy]], 0.0)
         picked = within_time(important, np.array([layer.macs for layer in layers], np.float64), rho)
     else:
-        score = scores[POLICIES[policy]]
-        order = sorted((i for i in range(len(body)) if able[i]), key=lambda i: -score[i])  # stable
-        picked = order[: pick_count(rho, len(layers))]
+        picked = list(best(np.asarray(scores[POLICIES[policy]]), able, pick_count(rho, len(layers))))
     return Choice((*(names[i] for i in sorted(picked)), head.name), policy == "bias")
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ondevice.opening import Opened, open_together
+from ondevice.packed import Split
+from profiling.processes import output_of
 from profiling.study.data import FINAL, splits
 from profiling.study.policies import POLICIES, WITHOUT_RHO, Choice, choose
 from profiling.study.records import Check, Cost, Pick, Training
 from signatures.autodiff import untrainable
-from signatures.errors import CapabilityError, DivergedError
+from signatures.errors import DivergedError
+
+if TYPE_CHECKING:
+    from profiling.study.engine import Engine
 
 BUNDLE = "bundle"
 
@@ -51,7 +54,7 @@ class Subject:
 
 def pick(subject: Subject, policies: Sequence[str], rhos: Sequence[float], seed: int) -> list[Pick]:
     """What every policy picks, for one seed."""
-    from profiling.ranking import measure_draw
+    from profiling.ranking.measuring import measure_draw
 
     criteria = sorted({POLICIES[policy] for policy in policies if policy not in WITHOUT_RHO})
     with tempfile.TemporaryDirectory() as workspace:
@@ -69,47 +72,54 @@ def pick(subject: Subject, policies: Sequence[str], rhos: Sequence[float], seed:
 
 def train(subject: Subject, choice: Choice, runs: Sequence[tuple[float, int]]) -> list[Training]:
     """Train `choice` once for each (learning rate, seed), with the engine of the study."""
-    from profiling.study.engine import ENGINE, Engine
-
     fit, validation, test, classes = splits(subject.data_folder)
+    engine = _engine(subject, choice, fit, (validation, test))
+    return [_trained(engine, subject, choice, len(classes), rate, seed) for rate, seed in runs]
+
+
+def _engine(subject: Subject, choice: Choice, fit: Split, asked: Sequence[Split]) -> Engine:
+    """What trains `choice` on the split `fit`, and then asks the others. Imports TensorFlow."""
+    from profiling.study.engine import Engine
+
     with tempfile.TemporaryDirectory() as workspace:
         opened = subject.opened(Path(workspace))
-    engine = Engine(opened.network, choice, opened.bundle.manifest.preprocessing, fit, (validation, test))
+    return Engine(opened.network, choice, opened.bundle.manifest.preprocessing, fit, asked)
 
-    def trained(rate: float, seed: int) -> Training:
-        started = time.perf_counter()
-        results: dict[str, Any] = {
-            "diverged": "", "validation_accuracy": 0.0, "test_accuracy": 0.0, "test_loss": None, "predicted": (),
-            "first_loss": None, "last_loss": None,
-        }  # fmt: skip
-        try:
-            done = engine.train(rate, seed, subject.epochs, subject.batch, len(classes))
-            of_validation, of_test = done.answers
-            quarter = max(1, len(done.losses) // 4)
-            results |= {
-                "validation_accuracy": of_validation.accuracy,
-                "test_accuracy": of_test.accuracy,
-                "test_loss": of_test.loss if np.isfinite(of_test.loss) else None,
-                "predicted": of_test.predicted,
-                "first_loss": float(np.mean(done.losses[:quarter])),
-                "last_loss": float(np.mean(done.losses[-quarter:])),
-            }
-        except DivergedError as error:
-            results["diverged"] = str(error)
-        return Training(
-            network=subject.network,
-            data=subject.data,
-            layers=choice.layers,
-            bias_only=choice.bias_only,
-            rate=rate,
-            seed=seed,
-            parameters=engine.parameters,
-            seconds=time.perf_counter() - started,
-            engine=ENGINE,
-            **results,
-        )
 
-    return [trained(rate, seed) for rate, seed in runs]
+def _trained(engine: Engine, subject: Subject, choice: Choice, classes: int, rate: float, seed: int) -> Training:
+    from profiling.study.engine import ENGINE
+
+    started = time.perf_counter()
+    results: dict[str, Any] = {
+        "diverged": "", "validation_accuracy": 0.0, "test_accuracy": 0.0, "test_loss": None, "predicted": (),
+        "first_loss": None, "last_loss": None,
+    }  # fmt: skip
+    try:
+        done = engine.train(rate, seed, subject.epochs, subject.batch, classes)
+        of_validation, of_test = done.answers
+        quarter = max(1, len(done.losses) // 4)
+        results |= {
+            "validation_accuracy": of_validation.accuracy,
+            "test_accuracy": of_test.accuracy,
+            "test_loss": of_test.loss if np.isfinite(of_test.loss) else None,
+            "predicted": of_test.predicted,
+            "first_loss": float(np.mean(done.losses[:quarter])),
+            "last_loss": float(np.mean(done.losses[-quarter:])),
+        }
+    except DivergedError as error:
+        results["diverged"] = str(error)
+    return Training(
+        network=subject.network,
+        data=subject.data,
+        layers=choice.layers,
+        bias_only=choice.bias_only,
+        rate=rate,
+        seed=seed,
+        parameters=engine.parameters,
+        seconds=time.perf_counter() - started,
+        engine=ENGINE,
+        **results,
+    )
 
 
 def cost(subject: Subject, choice: Choice) -> list[Cost]:
@@ -137,14 +147,9 @@ def cost(subject: Subject, choice: Choice) -> list[Cost]:
 
 def check(subject: Subject, choice: Choice, policy: str, rho: float | None, rate: float, seed: int) -> list[Check]:
     """The same training on the device's own path and by the engine of the study."""
-    from profiling.study.engine import Engine
-
     report = _adapted(subject, choice, ["--epochs", str(subject.epochs), "--lr", repr(rate), "--seed", str(seed)])
     fit, _, test, classes = splits(subject.data_folder)
-    with tempfile.TemporaryDirectory() as workspace:
-        opened = subject.opened(Path(workspace))
-    engine = Engine(opened.network, choice, opened.bundle.manifest.preprocessing, fit, (test,))
-    done = engine.train(rate, seed, subject.epochs, subject.batch, len(classes))
+    done = _engine(subject, choice, fit, (test,)).train(rate, seed, subject.epochs, subject.batch, len(classes))
     (answers,) = done.answers
     quarter = max(1, len(done.losses) // 4)
     losses = np.array(report["step_losses"])
@@ -172,12 +177,10 @@ def _adapted(subject: Subject, choice: Choice, settings: Sequence[str]) -> dict[
     if body and not choice.bias_only:
         which = ["--layers", ",".join(body)]
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, "-m", "ondevice.adapt", str(subject.bundle), "--data", str(subject.data_folder / FINAL),
-            "--out", f"{folder}/run", "--threads", "1", "--batch", str(subject.batch), "--json", *which, *settings,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CapabilityError(f"`{' '.join(command)}` failed with {done.returncode}:\n{done.stderr.strip()}")
-    report: dict[str, Any] = json.loads(done.stdout)
+        said = output_of(
+            f"adapting {subject.network} to {subject.data}",
+            "-m", "ondevice.adapt", subject.bundle, "--data", subject.data_folder / FINAL, "--out", f"{folder}/run",
+            "--threads", "1", "--batch", str(subject.batch), "--json", *which, *settings,
+        )  # fmt: skip
+    report: dict[str, Any] = json.loads(said)
     return report

@@ -1,0 +1,1 @@
+"""`ranking`: how stable rankings of layers are over draws of the images."""
