@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import numpy as np
 
 from converter.folding import folded
+from converter.keras_files import check_keras_file
 from converter.layer_names import layer_names
 from converter.network import SourceNetwork
 from converter.quiet import captured_stderr, import_tensorflow
@@ -38,7 +38,6 @@ _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 _SHARED_FIELDS = (
     "Padding", "StrideW", "StrideH", "FusedActivationFunction", "DilationWFactor", "DilationHFactor",
 )  # fmt: skip
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _RESCALING = ("MUL", "DIV", "ADD", "SUB")
 
 
@@ -134,6 +133,9 @@ def _of_one_image(graph: Graph, where: str) -> Graph:
         if graph.inputs[0].shape == shape:
             x = b.transpose(x, _NCHW)
     values = replay(b, graph, [x], 1, images=graph.inputs[0].shape[0]).values
+    for tensor in graph.outputs:
+        if tensor not in values:
+            raise InputError(f"{where} gives {tensor.name!r}, which does not depend on the image")
     return b.graph([values[tensor].tensor for tensor in graph.outputs])
 
 
@@ -189,13 +191,7 @@ def _with_layer_names(graph: Graph) -> tuple[Graph, dict[str, str]]:
 
 
 def _convert_keras(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_HDF5))
-    except OSError as error:
-        raise InputError(f"cannot read the model {path}: {error.strerror or error}") from None
-    if start != _HDF5 and not is_zipfile(path):  # told before TensorFlow, which takes seconds to load
-        raise InputError(f"{path} is no Keras model: neither HDF5 nor a zip file")
+    check_keras_file(path)  # before TensorFlow, which takes seconds to load
     import_tensorflow()
     import keras
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.keras_files import check_keras_file
 from converter.weights import WeightSet
 from signatures.catalogue import Preprocessing
 from signatures.errors import InputError
@@ -45,6 +46,7 @@ def read_keras_file(model: Any, path: Path) -> dict[str, NDArray[np.float32]]:
 
     Raises InputError where the file is damaged or belongs to another network.
     """
+    check_keras_file(path)
     try:
         model.load_weights(str(path))
     # Keras and h5py raise whatever comes to hand here: ValueError, KeyError, OSError, AttributeError, BadZipFile.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.npz import read_npz
 from ondevice.dataset import open_source
 from ondevice.packed import Dataset, Split, check_dataset, read_packed
 from ondevice.packing import Progress, packed_source, write_packed
@@ -45,7 +44,7 @@ def pack_npz(source: Path, out: Path, image: int, progress: Progress = silent) -
 
     Raises InputError where an array is missing, damaged or a pickle; the others as `pack_folder`.
     """
-    arrays = _read_npz(source)
+    arrays = read_npz(source, _ARRAYS)
     return pack_arrays(
         (arrays["train_images"], arrays["train_labels"]),
         (arrays["test_images"], arrays["test_labels"]),
@@ -75,17 +74,6 @@ def pack_arrays(
     dataset = check_dataset(out.name, where, *splits, classes)
     write_packed(packed_source(dataset, resize_pixels), image, out, progress)
     return read_packed(out)
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in _ARRAYS if name not in archive]
-            if missing:
-                raise InputError(f"{path}: lacks {', '.join(missing)}; expected the arrays {', '.join(_ARRAYS)}.")
-            return {name: archive[name] for name in _ARRAYS}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a complete .npz of plain arrays ({error}).") from error
 
 
 def _split(where: str, images: NDArray[Any], labels: NDArray[Any]) -> Split:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from converter.torch_pickle import Storage, StridedTensor, interpret
 from signatures.errors import InputError
+from signatures.files import open_regular
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -39,7 +40,7 @@ def read_torch(path: Path) -> Arrays:
     short, damaged, or hold anything but data.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None

@@ -7,16 +7,14 @@ import hashlib
 import importlib.util
 import socket
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
+from converter.npz import read_npz
 from converter.torch_file import read_torch
 from signatures.errors import CapabilityError, InputError, UsageError
 
@@ -96,7 +94,7 @@ def read_weights(spec: str, sources: WeightSources, image: int) -> WeightSet:
         raise InputError(f"WEIGHTS={spec}: there is no such file")
     if path.suffix in KERAS_SUFFIXES:
         return WeightSet("keras", sources.keras_tensors(str(path), image), path.name, _sha256(path))
-    tensors = _read_npz(path) if path.suffix == ".npz" else read_torch(path)
+    tensors = read_npz(path) if path.suffix == ".npz" else read_torch(path)
     # "block1_conv1/kernel" is a name of Keras', "features.0.weight" one of torch's.
     convention: Convention = "keras" if any("/" in name for name in tensors) else "torch"
     return WeightSet(convention, tensors, path.name, _sha256(path))
@@ -136,14 +134,6 @@ def _packaged(file: PackagedFile | None) -> WeightSet:
         raise InputError(f"{path}: not the published file: sha256 {found_sha256}, expected {file.sha256}")
     origin = f"ImageNet: {path.name} of the package {file.package}"
     return WeightSet("torch", read_torch(path), origin, file.sha256)
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: damaged, or no archive of plain arrays: {error}") from None
 
 
 def _sha256(path: Path) -> str:

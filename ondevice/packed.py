@@ -9,19 +9,26 @@ DATA/test/…             the same; every class has at least one image in each s
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from signatures.errors import InputError
+from signatures.files import open_regular, read_json
 
 FORMAT = "adabet-dataset"
 VERSION = 1
+MOST_IMAGES = 10_000_000
+"""Of a split. A sparse file may claim any number, and labels are held in memory."""
+MOST_PIXELS = 89_478_485
+"""Of an image: Pillow's own limit."""
 _FINGERPRINT_ROWS = 32
 _PACK_AGAIN = "Delete it and pack it again with `python -m converter pack`."
 
@@ -104,6 +111,10 @@ def _check_split(where: str, split: Split, classes: tuple[str, ...]) -> None:
         raise InputError(f"{where}: labels are {labels.dtype} {labels.shape}, expected int32 (N,).")
     if len(images) != len(labels):
         raise InputError(f"{where}: {len(images)} images but {len(labels)} labels.")
+    if len(images) > MOST_IMAGES or images.shape[1] * images.shape[2] > MOST_PIXELS:
+        raise InputError(
+            f"{where}: images of shape {images.shape}; at most {MOST_IMAGES:,} of {MOST_PIXELS:,} pixels are read."
+        )
     if 0 in images.shape:
         raise InputError(f"{where}: no images, shape {images.shape}.")
     if labels.min() < 0 or labels.max() >= len(classes):
@@ -131,15 +142,17 @@ def read_packed(path: Path) -> Dataset:
     """Open a packed dataset; images stay in the file. Raises InputError where it is not what it claims."""
     classes = _read_classes(path / "classes.json")
     train, test = (
-        Split(_map_array(path / name / "images.npy"), np.array(_map_array(path / name / "labels.npy")))
+        Split(_map_array(path / name / "images.npy"), _map_array(path / name / "labels.npy"))
         for name in ("train", "test")
     )
-    return check_dataset(path.resolve().name, str(path), train, test, classes)
+    dataset = check_dataset(path.resolve().name, str(path), train, test, classes)
+    train, test = (replace(split, labels=np.array(split.labels)) for split in (train, test))
+    return replace(dataset, train=train, test=test)
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
     try:
-        head = json.loads(path.read_bytes())
+        head = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}). {_PACK_AGAIN}") from error
     if not isinstance(head, dict) or head.get("format") != FORMAT:
@@ -153,11 +166,35 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _map_array(path: Path) -> NDArray[Any]:
-    """Map a .npy file read-only. Python objects (pickles) cannot be mapped, hence are never loaded."""
+    """Map a .npy file read-only. Its header is data alone; Python objects (pickles) are refused."""
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise InputError(f"{path}: not a complete, plain .npy file ({error}). {_PACK_AGAIN}") from error
-    if not array.flags.c_contiguous:
-        raise InputError(f"{path}: stored in Fortran order, expected C order. {_PACK_AGAIN}")
-    return array
+        with open_regular(path) as file:
+            dtype, shape = _header(file)
+            begin = file.tell()
+            needed_bytes = math.prod(shape) * dtype.itemsize
+            rest_bytes = file.seek(0, io.SEEK_END) - begin
+            if needed_bytes > rest_bytes:
+                raise ValueError(f"{dtype} {shape} takes {needed_bytes} bytes, {rest_bytes} are there")
+            if needed_bytes == 0:
+                return np.empty(shape, dtype)  # what is empty cannot be mapped
+            return np.memmap(file, dtype, "r", begin, shape)
+    # NumPy reads a header with Python's own parser, which raises nearly anything.
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a complete, plain .npy file ({why}). {_PACK_AGAIN}") from error
+
+
+def _header(file: BinaryIO) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Dtype and shape of a .npy file in C order. Raises ValueError, and what NumPy raises."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"version {version}")
+    if fortran and len(shape) > 1:
+        raise ValueError("stored in Fortran order, expected C order")
+    if dtype.hasobject or dtype.itemsize == 0 or dtype.subdtype is not None or min(shape, default=0) < 0:
+        raise ValueError(f"{dtype} {shape}")
+    return dtype, tuple(int(side) for side in shape)

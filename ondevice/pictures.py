@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from signatures.errors import CapabilityError, InputError
+from signatures.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +57,7 @@ def decode_picture(path: Path, image: int) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd metadata; the pixels are what we need
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(path, formats=_FORMATS) as picture:
+            with open_regular(path) as file, PIL.Image.open(file, formats=_FORMATS) as picture:
                 picture.draft(None, (2 * image, 2 * image))
                 fitted = _fit(picture, image)
                 upright = _UPRIGHT.get(_orientation(picture))

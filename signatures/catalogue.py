@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import mmap
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,15 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from signatures.errors import InputError
+from signatures.files import open_regular, read_json
 from signatures.graph import Graph
 from signatures.layers import Layer, find_layers
-from signatures.tflite_io import read_model
+from signatures.tflite_io import map_file, parse_model
 
 FORMAT = "adabet-bundle"
 VERSION = 1
+_BLOCK_BYTES = 1 << 20
 MANIFEST = "manifest.json"
 MODEL = "model.tflite"
 BATCHNORM_SCALE = "batchnorm_scale.npz"
+MOST_TEXT = 4096
+"""Characters of a text in a manifest."""
+_LARGEST = 1e30
+"""Of a manifest's numbers: what they are multiplied with stays far from where float32 ends."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, which a terminal would obey, and halves of characters, which nothing can write."""
 TRAIN_FILE_NAME = re.compile(r"train_rho\d{3}\.tflite")
 
 
@@ -117,9 +125,19 @@ def file_entry(path: Path) -> FileEntry:
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file as hex digits, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK_BYTES):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def _mapping_sha256(mapped: mmap.mmap) -> str:
+    """As `file_sha256`, of a mapped file, whose pages leave memory again."""
+    digest = hashlib.sha256()
+    for begin in range(0, len(mapped), _BLOCK_BYTES):
+        digest.update(mapped[begin : begin + _BLOCK_BYTES])
+        if hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED, begin, min(_BLOCK_BYTES, len(mapped) - begin))
     return digest.hexdigest()
 
 
@@ -137,16 +155,24 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 def read_bundle(folder: Path) -> Bundle:
     """Read and check a bundle: manifest, digest and size of every file, and the layer table against the model.
 
+    The model is the very file that was checked, also if another takes its place meanwhile: it is opened once. Whoever
+    can write into it, rather than replace it, can still change it under us.
+
     Raises InputError that names the file and what is wrong with it.
     """
     manifest = _read_manifest(folder / MANIFEST)
-    for entry in manifest.files:
-        _check_file(folder, entry)
     listed = {entry.name for entry in manifest.files}
+    if len(listed) < len(manifest.files):
+        raise InputError(f"{folder / MANIFEST} lists a file twice")
+    model = None
+    for entry in manifest.files:
+        mapped = _check_file(folder, entry)
+        model = mapped or model
     for name in (MODEL, *(train.file for train in manifest.train)):
         if name not in listed:
             raise InputError(f"{folder / MANIFEST} uses {name} but does not list it under files")
-    network = read_model(folder / MODEL).signature("infer").graph
+    assert model is not None  # it is listed
+    network = parse_model(model, str(folder / MODEL)).signature("infer").graph
     layers = find_layers(network)
     if layer_entries(layers) != manifest.layers:
         raise InputError(f"the layer table of {folder / MANIFEST} is not that of {MODEL}: export the bundle again")
@@ -158,7 +184,8 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder, manifest, network, layers)
 
 
-def _check_file(folder: Path, entry: FileEntry) -> None:
+def _check_file(folder: Path, entry: FileEntry) -> mmap.mmap | None:
+    """The model, mapped, if it is this file."""
     if Path(entry.name).name != entry.name or entry.name in ("", ".", ".."):
         raise InputError(f"{folder / MANIFEST} lists {entry.name!r}, which is not a plain file name")
     path = folder / entry.name
@@ -166,8 +193,10 @@ def _check_file(folder: Path, entry: FileEntry) -> None:
         size = path.stat().st_size
         if size != entry.n_bytes:
             raise InputError(f"{path} has {size} bytes, the manifest says {entry.n_bytes}: copy the bundle again")
-        if file_sha256(path) != entry.sha256:
+        mapped = map_file(path) if entry.name == MODEL else None
+        if (file_sha256(path) if mapped is None else _mapping_sha256(mapped)) != entry.sha256:
             raise InputError(f"{path} does not have the sha256 of the manifest: copy the bundle again")
+        return mapped
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {str(path)!r} of the bundle: {why}") from None
@@ -175,7 +204,7 @@ def _check_file(folder: Path, entry: FileEntry) -> None:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        document = json.loads(path.read_text())
+        document = read_json(path)
     except OSError as error:
         raise InputError(
             f"{path.parent} is no bundle: cannot read {path.name} ({error.strerror}); `make export` writes bundles"
@@ -190,7 +219,7 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         return _manifest(document)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}"[:500]) from None
 
 
 def _manifest(document: Mapping[str, Any]) -> Manifest:
@@ -231,14 +260,14 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a text")
+    if not isinstance(value, str) or len(value) > MOST_TEXT or _UNPRINTABLE.search(value):
+        raise TypeError(f"{str(value)[:40]!r} is not a text that can be shown")
     return value
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise TypeError(f"{value!r} is not a positive whole number")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**63:
+        raise TypeError(f"{str(value)[:40]} is not a positive whole number")
     return value
 
 
@@ -249,8 +278,8 @@ def _flag(value: object) -> bool:
 
 
 def _number(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is not a finite number")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _LARGEST:
+        raise TypeError(f"{str(value)[:40]} is not a finite number")
     return float(value)
 
 

@@ -50,7 +50,9 @@ class Replayed:
     """By tensor of the network."""
 
     def by_image(self, b: GraphBuilder, tensor: Tensor) -> Tensor:
-        """The replayed `tensor` as [batch, elements of one image]."""
+        """The replayed `tensor` as [batch, elements of one image]. InputError for one that no op makes."""
+        if tensor not in self.values:
+            raise InputError(f"{tensor.name!r} is to come out, but does not depend on the image")
         return by_image(b, self.values[tensor], self.batch)
 
 

@@ -19,6 +19,11 @@ Value = tuple[Shape, str]
 Inputs = Sequence[Tensor | None]
 ShapeRule = Callable[[Inputs, Options], Value]
 
+
+class ComputedShapeError(InputError):
+    """A shape that a value decides which the network computes: only the runtime knows it."""
+
+
 SAME, VALID = 0, 1
 _RULES: dict[str, ShapeRule] = {}
 BOOL = "bool"
@@ -53,6 +58,11 @@ def can_infer(kind: str) -> bool:
     return kind in _RULES
 
 
+def inferred_kinds() -> frozenset[str]:
+    """The ops that `infer` knows."""
+    return frozenset(_RULES)
+
+
 def _rule(*kinds: str) -> Callable[[ShapeRule], ShapeRule]:
     def register(function: ShapeRule) -> ShapeRule:
         for kind in kinds:
@@ -73,7 +83,7 @@ def _at(inputs: Inputs, index: int) -> Tensor:
 def constant_ints(tensor: Tensor) -> tuple[int, ...]:
     """The values of a constant integer tensor (axes, paddings, shapes), flat. InputError if it is computed."""
     if tensor.data is None:
-        raise InputError(f"tensor {tensor.name!r} must be a constant: its value decides a shape")
+        raise ComputedShapeError(f"tensor {tensor.name!r} must be a constant: its value decides a shape")
     return tuple(int(v) for v in np.asarray(tensor.data).reshape(-1))
 
 
@@ -308,7 +318,7 @@ def slice_plan(inputs: Inputs, options: Options) -> SlicePlan:
             shape.append(len(ranges[-1]))
     take(len(x.shape) - len(ranges))
     if any(len(r) == 0 or not 0 <= r[0] < side for r, side in zip(ranges, x.shape, strict=True)):
-        raise InputError(f"STRIDED_SLICE takes nothing of {list(x.shape)}")
+        raise ComputedShapeError(f"STRIDED_SLICE takes nothing of {list(x.shape)}")
     return SlicePlan(tuple(ranges), tuple(entries), tuple(results), tuple(shape))
 
 
@@ -360,7 +370,7 @@ def _broadcast_to(inputs: Inputs, _options: Options) -> Value:
 def _gather(inputs: Inputs, options: Options) -> Value:
     x, positions = _at(inputs, 0), _at(inputs, 1)
     if options.integer("BatchDims"):
-        raise InputError("GATHER with batch dimensions is not supported")
+        raise ComputedShapeError("GATHER with batch dimensions is not supported")
     axis = options.integer("Axis") % len(x.shape)
     return (*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :]), x.dtype
 

@@ -14,6 +14,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from signatures.errors import InputError
+from signatures.files import read_json
+
 # Compiling takes seconds here, up to minutes on a slow board.
 _TIMEOUT_S = 600
 # Loading Numba, compiling the kernels and taking out their code peaked at 183 to 189 MiB (Numba 0.68, x86-64, Python
@@ -71,8 +74,8 @@ def record_peak(folder: Path, build: str, peak_bytes: int | None) -> None:
 
 def _measured(folder: Path, build: str) -> int | None:
     try:
-        measured = json.loads(_record_path(folder, build).read_text())["peak_bytes"]
-    except (OSError, ValueError, KeyError, TypeError):
+        measured = read_json(_record_path(folder, build))["peak_bytes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
         return None
     is_size = isinstance(measured, int) and 1 << 20 <= measured < 1 << 40  # not a bool, nor what a bad disk made of it
     return measured if is_size else None

@@ -19,7 +19,8 @@ import numpy as np
 
 from ondevice.betti_numba import numpy_path
 from ondevice.betti_numba.native import PROTOTYPES, Native
-from signatures.errors import CapabilityError
+from signatures.errors import CapabilityError, InputError
+from signatures.files import open_regular, read_limited
 
 _SOURCES = ("kernels.py", "edges.py", "native.py", "build.py", "linker.py")
 
@@ -59,8 +60,10 @@ def is_ours_alone(library: Path) -> bool:
 def is_intact(library: Path) -> bool:
     """Whether the library is there and is what was written."""
     try:
-        return checksum_path(library).read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
-    except (OSError, UnicodeDecodeError):
+        with open_regular(library) as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        return read_limited(checksum_path(library), len(digest)) == digest.encode()
+    except (OSError, InputError):
         return False
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from signatures.gradients import RULES
+from signatures.op_checks import OTHERS
+from signatures.shapes import inferred_kinds
 
 HEADER = """# Ops
 
@@ -11,8 +15,10 @@ registry, and a test compares them. x, W and y are an op's inputs and output, dy
 rule is tested against TensorFlow's gradient and finite differences on ai-edge-litert 2.3.0 and on tflite-runtime
 2.14.0, as far as their kernels go (last column).
 
-An op that is not in the table may stand before the layers that train: what is frozen needs no gradient. Fused
-activations (RELU, RELU6, RELU_N1_TO_1) have rules for every op that can fuse them.
+What is frozen needs no gradient: before the layers that train may also stand
+{others}.
+Models with any other op are refused before an interpreter sees them (`signatures/op_checks.py`). Fused activations
+(RELU, RELU6, RELU_N1_TO_1) have rules for every op that can fuse them.
 
 | op | gradient | limits | kernels |
 |---|---|---|---|
@@ -32,7 +38,9 @@ def table() -> str:
     rows = {kind: (entry.how, entry.limits, entry.kernels) for kind, entry in RULES.items()}
     rows |= {kind: (how, limits, "") for kind, (how, limits) in REWRITTEN.items()}
     cells = ([kind, *(cell.replace("|", "\\|") for cell in row)] for kind, row in sorted(rows.items()))
-    return HEADER + "".join(f"| {' | '.join(row)} |\n" for row in cells)
+    others = sorted({*inferred_kinds(), *OTHERS} - rows.keys())
+    header = HEADER.format(others="\n".join(wrap(", ".join(others), 120)))
+    return header + "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 if __name__ == "__main__":

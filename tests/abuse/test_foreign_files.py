@@ -12,7 +12,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from signatures.builder import GraphBuilder
-from signatures.graph import Graph, Model, Op, Options, Tensor
+from signatures.graph import Graph, Model, Op, Options, Tensor, constant
 from signatures.tflite_io import model_bytes
 from tests.abuse.conftest import check_refusal
 from tests.end_to_end import tiny
@@ -164,6 +164,17 @@ def of_image(*shape: int) -> Callable[[], Graph]:
     return build
 
 
+def without_image() -> Graph:
+    network = tiny.network()
+    logits = network.outputs[0]
+    fixed = constant("features", np.ones((1, 24), np.float32))
+    ops = tuple(
+        Op(op.kind, (fixed, *op.inputs[1:]), op.outputs, op.options) if op.outputs == (logits,) else op
+        for op in network.ops
+    )
+    return Graph("g", ops, network.inputs, network.outputs)
+
+
 NETWORKS: dict[str, tuple[Callable[[], Graph], str]] = {
     "two inputs": (two_inputs, "takes 2 inputs ('left' float32[1, 8, 8, 3], 'right' float32[1, 8, 8, 3])"),
     "two outputs": (two_outputs, "'model' has 2 outputs"),
@@ -171,6 +182,7 @@ NETWORKS: dict[str, tuple[Callable[[], Graph], str]] = {
     "variables": (with_variables, "has variables or control flow (VAR_HANDLE)"),
     "grey": (of_image(1, 8, 8, 1), "8×8 pixels with 1 channels, expected square RGB"),
     "oblong": (of_image(1, 8, 16, 3), "8×16 pixels"),
+    "the same for every image": (without_image, "which does not depend on the image"),
     "no size": (of_image(1, 1, 1, 3), "leaves the image size open"),
     "no image": (of_image(1, 48), "expected float32 images"),
 }
