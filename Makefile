@@ -83,7 +83,7 @@ $(ENV_BENCH): pyproject.toml
 	$(call install,$(VENV_BENCH),-e . --group bench); \
 	touch $@
 
-.PHONY: help setup demo export pack verify inspect adapt kernels rank ranking report study test test-foreign test-zoo test-topology test-ops device-lab test-device profile-android bench memory-lab test-browser lint clean
+.PHONY: help setup demo export pack verify inspect adapt kernels rank ranking report study test test-foreign test-zoo test-topology test-ops device-lab test-device profile-android bench memory-lab test-browser reliability fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2} \
@@ -217,7 +217,13 @@ test-device: $(ENV214) device-lab ## the harness against that Debian behind an A
 	@$(PY) -m tests.bench.adb_push
 
 test-browser: $(ENV) ## the page of `make report` in headless Chromium, at phone and desktop width
-	@$(PY) -m pytest tests/profiling/test_report_in_browser.py -m slow $(ARGS)
+	@$(PY) -m pytest tests/profiling/report/test_report_in_browser.py -m slow $(ARGS)
+
+reliability: $(ENV) ## kill runs at every file operation and at 200 random moments, and let every operation fail (an hour)
+	@$(PY) -m tests.reliability $(ARGS)
+
+fuzz: $(ENV) ## spoil every file that comes from outside, 100,000 times (half an hour) [ARGS="--seed 1 --minutes 10"]
+	@$(PY) -m tests.fuzz --mutations 100000 --jobs 2 --out .work/fuzz $(ARGS)
 
 lint: $(ENV) ## style, format and types
 	@$(PY) -m ruff check --quiet .

@@ -9,39 +9,38 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import os
-import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
+from ondevice.checkpoint import is_kept, settle
 from ondevice.compiled import default_cache
 from ondevice.events import Events
 from ondevice.outline import render as render_outline
-from ondevice.pipeline import RESULTS, Pipeline, Request
+from ondevice.pipeline import Pipeline
 from ondevice.probe import MIN_POINTS
 from ondevice.ranking import BATCH, CRITERIA, CRITERION, FROM_BETTI_NUMBERS, NAMED, RHO, SEED
-from ondevice.report import render
+from ondevice.report import Report, read_report, render
+from ondevice.request import Request
+from ondevice.run_folder import EVENTS, WORK, begun, resumed
 from ondevice.selection import check_rho
-from signatures.errors import CapabilityError, UsageError, exit_code_of
+from signatures.errors import CapabilityError, DivergedError, InterruptedRunError, UsageError, exit_code_of
 from signatures.optimizers import Optimizer
 
 DEFAULT_RATES = {"sgd": 0.03, "adam": 0.001}
-TRACES = ("events.jsonl", "work")
-"""What lies in a run folder beside the result, which only `--force` replaces; the next run starts them anew."""
 _SMALLEST_RATE, _LARGEST_RATE = 2.0**-126, 2.0**127
 """The train signature takes a float32; outside of this it would get a zero or an infinity."""
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_FAILING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m ondevice.adapt", description=__doc__.split("\n\n")[0])
-    p.add_argument("bundle", type=Path, help="bundle folder written by `make export`")
-    p.add_argument("--data", type=Path, required=True, help="packed dataset or folder of images by class")
+    p.add_argument("bundle", type=Path, nargs="?", help="bundle folder written by `make export`")
+    p.add_argument("--data", type=Path, help="packed dataset or folder of images by class")
     p.add_argument("--rho", type=float, default=RHO, help=f"fraction of layers to train (default {RHO:g})")
     which = p.add_mutually_exclusive_group()
     which.add_argument(
@@ -81,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dry-run", action="store_true", help="probe, and print what would train and what it would cost")
     p.add_argument("--out", type=Path, default=Path("run"), help="run folder to create (default ./run)")
     p.add_argument("--force", action="store_true", help="replace the run that --out holds")
+    p.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with the run in this folder, whose options it keeps"
+    )
     p.add_argument("--seed", type=_natural, default=SEED, help=f"order of the images (default {SEED})")
     p.add_argument("--threads", type=_positive, default=2, help="threads of the interpreter (default 2)")
     p.add_argument("--json", action="store_true", help="print the report as one JSON object")
@@ -89,27 +91,53 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = parser().parse_args(arguments)
+    p = parser()
+    options = p.parse_args(arguments)
+    if options.resume is not None:
+        given = [name for name, value in vars(options).items() if value != p.get_default(name)]
+        if others := sorted({*given} - {"resume", "json"}):
+            p.error(f"--resume goes on with what RUN was asked to do: leave away {', '.join(others)}")
+    elif options.bundle is None or options.data is None:
+        p.error("give a bundle and --data, or --resume RUN")
     return exit_code_of(lambda: _adapt(options))
 
 
 def _adapt(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _outline(options)
-    request = _request(options)
-    _prepare_run_folder(request.run, options.force)
-    with _full_disk_told(request.run), Events(request.run / "events.jsonl") as events:
-        report = Pipeline(request, events).run()
+    if options.resume is not None:
+        with resumed(options.resume) as request:
+            report = read_report(options.resume) if request is None else _run(request, options.resume)
+    else:
+        request = _request(options)
+        with begun(options.out, request, options.force):
+            report = _run(request, options.out)
     print(json.dumps(report.document()) if options.json else render(report))
     return 0
 
 
+def _run(request: Request, run: Path) -> Report:
+    """Run it to its end. InterruptedRunError where a signal asks it to stop: what it keeps is whole by then."""
+    try:
+        with _failing_disk_told(run), Events(run / EVENTS) as events:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, lambda signum, frame: events.stop_soon())
+            return Pipeline(request, run, default_cache(), events).run()
+    except KeyboardInterrupt:
+        settle(run / WORK)
+        raise InterruptedRunError(f"interrupted; `python -m ondevice.adapt --resume {run}` goes on with it") from None
+    except DivergedError as error:
+        kept = f". What was trained before is kept in {run / WORK}; --force starts anew" if is_kept(run / WORK) else ""
+        raise DivergedError(f"{error}{kept}") from None
+
+
 def _outline(options: argparse.Namespace) -> int:
     """A dry run works in a folder of its own beside nothing else, and leaves none."""
-    with tempfile.TemporaryDirectory(prefix="adabet-") as folder:
-        request = replace(_request(options), run=Path(folder))
-        with _full_disk_told(request.run), Events(request.run / "events.jsonl") as events:
-            outline = Pipeline(request, events).outline()
+    with tempfile.TemporaryDirectory(prefix="adabet-") as name:
+        folder = Path(name)
+        (folder / WORK).mkdir()
+        with _failing_disk_told(folder), Events(folder / EVENTS) as events:
+            outline = Pipeline(_request(options), folder, default_cache(), events).outline()
     print(json.dumps(outline.document()) if options.json else render_outline(outline))
     return 0
 
@@ -155,10 +183,8 @@ def _request(options: argparse.Namespace) -> Request:
     if options.time_budget is not None and not options.time_budget > 0:
         raise UsageError(f"--time-budget must be a positive number of seconds, got {options.time_budget:g}")
     return Request(
-        bundle=options.bundle,
-        data=options.data,
-        run=options.out,
-        cache=default_cache(),
+        bundle=options.bundle.absolute(),
+        data=options.data.absolute(),
         criterion=NAMED if options.layers else options.criterion,
         layers=options.layers,
         rho=check_rho(options.rho),
@@ -177,36 +203,14 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 @contextmanager
-def _full_disk_told(run: Path) -> Iterator[None]:
-    """Raise CapabilityError where a file of the run cannot be written for want of room."""
+def _failing_disk_told(run: Path) -> Iterator[None]:
+    """Raise CapabilityError where a file of the run cannot be written: no room, no right, a broken card."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _FAILING:
             raise
         raise CapabilityError(f"cannot write to {run}: {error.strerror}; make room, or choose another --out") from None
-
-
-def _prepare_run_folder(run: Path, force: bool) -> None:
-    """Make a run folder without traces of an older run; its result stays until the new one is there.
-
-    UsageError if the folder holds something else, or a result and not `force`; CapabilityError if it cannot be written.
-    """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        present = sorted(entry.name for entry in run.iterdir())
-        foreign = [name for name in present if name not in RESULTS + TRACES]
-        if foreign:
-            raise UsageError(f"{run} holds other files ({', '.join(foreign[:3])}): choose another --out")
-        if not force and not set(RESULTS).isdisjoint(present):
-            raise UsageError(f"{run} holds the result of a run: choose another --out, or --force to replace it")
-        for name in set(TRACES).intersection(present):
-            path = run / name
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        if not os.access(run, os.W_OK):
-            raise PermissionError(13, os.strerror(13))
-    except OSError as error:
-        raise CapabilityError(f"cannot write the run folder {run}: {error.strerror}; choose another --out") from None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from signatures.catalogue import MODEL, Bundle, file_sha256
 from signatures.channels import Channels
-from signatures.errors import CapabilityError
+from signatures.durable import remove_left_over, replacing
+from signatures.errors import CapabilityError, InputError
+from signatures.files import read_limited
 from signatures.graph import Graph
 from signatures.micro_batches import suffix_model
 from signatures.subset import Subset
@@ -19,6 +21,7 @@ COMPILER_VERSION = 5
 """Raise it when the compiler emits other graphs for the same request, or cuts elsewhere: cached files are then made
 anew.
 """
+_DIGEST_BYTES = 64
 KEPT_FILES = 4
 """Compiled files that stay in the cache; each is as large as the network."""
 
@@ -55,7 +58,8 @@ def train_file(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         write_model(suffix_model(suffix, subset, micro_batch, batch), path)
-        _digest_path(path).write_text(file_sha256(path))
+        with replacing(_digest_path(path)) as file:
+            file.write(file_sha256(path).encode())
         _prune(cache)
     except OSError as error:
         raise CapabilityError(
@@ -71,12 +75,13 @@ def _digest_path(path: Path) -> Path:
 def _is_intact(path: Path) -> bool:
     """Whether the file is there and is what was written: a cache may outlive a power cut or a full disk."""
     try:
-        return _digest_path(path).read_text() == file_sha256(path)
-    except OSError:
+        return read_limited(_digest_path(path), _DIGEST_BYTES) == file_sha256(path).encode()
+    except (OSError, InputError):
         return False
 
 
 def _prune(cache: Path) -> None:
+    remove_left_over(cache)
     files = sorted(cache.glob("train-*.tflite"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in files[KEPT_FILES:]:
         path.unlink(missing_ok=True)

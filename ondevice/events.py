@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from signatures.errors import CapabilityError
+from signatures.errors import CapabilityError, InterruptedRunError
 
 _REDRAW_S = 0.1
 _CLEAR_LINE = "\r\x1b[K"
@@ -34,6 +35,7 @@ class Events:
         self._started = time.monotonic()
         self._phase: str | None = None
         self._drawn_at = -math.inf
+        self._stopping = False
         try:
             self._file = path.open("ab", buffering=0)
             if self._file.tell() and not path.read_bytes().endswith(b"\n"):
@@ -61,7 +63,11 @@ class Events:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Events "start" and "end" (with duration_s, and whether it completed) around the block."""
+        """Events "start" and "end" (with duration_s, and whether it completed) around the block.
+
+        KeyboardInterrupt instead after `stop_soon`.
+        """
+        self._stop_if_told()
         self._phase = name
         started = time.monotonic()
         self.emit("start")
@@ -78,8 +84,24 @@ class Events:
                 self._say(f"{name}: {'done' if completed else 'stopped'} after {seconds:.1f} s")
             self._phase = None
 
+    def stop_soon(self) -> None:
+        """Have the next `progress`, or the next phase, raise KeyboardInterrupt: for a signal handler, which may come
+        while anything is half done. At the second call the process ends at once, as if it were killed.
+        """
+        if self._stopping:
+            os._exit(InterruptedRunError.exit_code)
+        self._stopping = True
+
+    def _stop_if_told(self) -> None:
+        if self._stopping:
+            raise KeyboardInterrupt
+
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Redraw the line on a terminal, at most ten times a second; nothing elsewhere, and no event."""
+        """Redraw the line on a terminal, at most ten times a second; nothing elsewhere, and no event.
+
+        KeyboardInterrupt after `stop_soon`.
+        """
+        self._stop_if_told()
         now = time.monotonic()
         if self._terminal and (done == total or now - self._drawn_at >= _REDRAW_S):
             self._drawn_at = now

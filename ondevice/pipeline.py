@@ -5,11 +5,10 @@ open → probe → rank → plan → channels → compile → before → prefix 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from ondevice.betti_numba.engine import Topology, first_betti
 from ondevice.budgets import Limits, plan_within, too_small
 from ondevice.channels import can_pick, pick_channels
-from ondevice.checkpoint import write_weights
+from ondevice.checkpoint import Checkpoints
 from ondevice.compiled import TrainFile, train_file
+from ondevice.decision import Decision, model_sha256, read_decision, write_decision
 from ondevice.evaluate import Evaluation, evaluate
 from ondevice.events import Events
 from ondevice.evidence import Measured, Probing, measure, probed_channels
@@ -32,79 +32,52 @@ from ondevice.planning import TARGET_BYTES, Cost, Planner
 from ondevice.ranking import BIAS, FROM_GRADIENTS, Evidence
 from ondevice.replay import Features, Keeping, Pixels, Prefix, keep_rows, room_bytes
 from ondevice.report import Report, Settings, TopologyNote, environment, write_report
+from ondevice.request import Request
+from ondevice.run_folder import ADAPTED, DECISION, REPORT, WEIGHTS, WORK, finish
 from ondevice.runtime import LoadedModel, drop_mapped_pages, interpreter_module
 from ondevice.selection import Fits, Selection, select
-from ondevice.training import Epoch, Schedule, TrainingSet, check_finite, check_trains, train_epoch
+from ondevice.training import Progress, Schedule, TrainingSet, check_trains, train_epoch
+from ondevice.weights import write_weights
 from signatures.autodiff import untrainable
 from signatures.build import inference_model
 from signatures.catalogue import MODEL, file_sha256
 from signatures.channels import Channels, merged, with_channels
 from signatures.cut import Cut, cut_before
-from signatures.errors import BudgetError, DivergedError
+from signatures.errors import BudgetError, DivergedError, InputError
 from signatures.graph import Graph
 from signatures.layers import Layer, find_layers
 from signatures.memory import CODE_BYTES
 from signatures.micro_batches import prefix_model
-from signatures.optimizers import Optimizer
 from signatures.passes import with_constants
 from signatures.subset import Subset, subset_of, values_of
 from signatures.tflite_io import write_model
 
 _DRIFT_BYTES = 3 << 20
 """By how much the process grows from phase to phase, of what no model accounts for. Measured."""
-ADAPTED, WEIGHTS, REPORT = RESULTS = ("adapted.tflite", "weights.npz", "report.json")
-"""What a finished run leaves. They come into the run folder together, the report last."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One adaptation, all values checked."""
-
-    bundle: Path
-    data: Path
-    run: Path
-    """An existing, writable folder that holds the result of an older run at most, which a finished run replaces."""
-    cache: Path
-    criterion: str
-    layers: tuple[str, ...]
-    """Those that train, where the criterion is `NAMED`; else empty."""
-    rho: float
-    rho_channels: float | None
-    """The fraction of their channels that trains of picked layers; None: all."""
-    epochs: int
-    batch: int
-    learning_rate: float
-    optimizer: Optimizer
-    seed: int
-    threads: int
-    mirror: bool
-    """Whether images are mirrored at random."""
-    replay: str
-    """float32 or float16: how the prefix's results are kept."""
-    budget_bytes: int | None
-    """What the process may take at its peak; None for no limit."""
-    budget_s: float | None
-    """How long prefix and training may take; None for no limit."""
 
 
 class Pipeline:
     """Runs one request. The state that phases share is the meter and the event log; data goes by value."""
 
-    def __init__(self, request: Request, events: Events) -> None:
+    def __init__(self, request: Request, run: Path, cache: Path, events: Events) -> None:
+        """`run` holds a work folder, and there what an interrupted run of the same request left; `cache` may not be."""
         self.request = request
+        self.folder = run
+        self.workspace = run / WORK
+        self.cache = cache
         self.events = events
         keep_large_blocks_apart()
         self.runtime, _ = interpreter_module()
         self.meter = Meter()
-        self.workspace = request.run / "work"
 
     def run(self) -> Report:
-        """Adapt, and write everything that the run folder holds. Raises AdabetError."""
+        """Adapt, from wherever an interrupted run stopped, and write everything that the run folder holds. Raises
+        AdabetError.
+        """
         request = self.request
-        opened, topology, evidence = self._probed()
-        with self._phase("plan"):
-            _, selection, plan = self._plan(opened, evidence)
-        channels = self._channels(opened, selection)
+        opened = self._open()
+        decision = self._decision(opened)
+        plan, channels = decision.plan, decision.channels
         with self._phase("compile"):
             started = time.perf_counter()
             network = with_channels(opened.network, channels)
@@ -114,14 +87,13 @@ class Pipeline:
             start = values_of(network, subset)
             del network  # with channels, its frozen weights are copies
             compile_seconds = time.perf_counter() - started
-        with self._phase("before"):
-            before = self._evaluate(opened, opened.network, self.workspace / "before.tflite")
+        before = self._before(opened, decision)
         features = self._features(opened, cut, plan)
         del cut
         release_free_memory()
         with self._phase("train"):
             trainee = Trainee(request.optimizer, start, subset)
-            epochs, losses = self._train(opened, compiled, trainee, features, plan)
+            progress = self._train(opened, compiled, trainee, features, decision)
         adapted = self.workspace / ADAPTED
         with self._phase("export"):
             weights = merged(opened.network, channels, trainee.weights)
@@ -131,7 +103,9 @@ class Pipeline:
         with self._phase("evaluate"):
             after = self._evaluate(opened, final, adapted)
             if not math.isfinite(after.loss):
-                raise DivergedError(f"the adapted network's test loss is {after.loss}: try a smaller --lr")
+                rate = request.learning_rate / 10
+                raise DivergedError(f"the adapted network's test loss is {after.loss}. Try --lr {rate:.2g}")
+        phases = {phase.name: phase for phase in (*decision.phases, *self.meter.phases)}
         report = Report(
             settings=self._settings(),
             environment=environment(self.runtime),
@@ -141,29 +115,30 @@ class Pipeline:
             dataset_fingerprint=opened.dataset.fingerprint,
             classes=opened.dataset.classes,
             test_labels=tuple(opened.dataset.test.labels.tolist()),
-            selection=selection.noting_channels(channels),
-            topology=topology,
+            selection=decision.selection,
+            topology=decision.topology,
             plan=plan,
             train_source=compiled.source,
             compile_seconds=compile_seconds,
             trained_parameters=subset.size,
             before=before,
             after=after,
-            epochs=epochs,
-            step_losses=losses,
-            phases=tuple(self.meter.phases),
-            peak_bytes=self.meter.peak_bytes,
-            adapted=str(request.run / ADAPTED),
+            epochs=progress.epochs(),
+            step_losses=progress.losses,
+            phases=tuple(phases.values()),
+            peak_bytes=max(phase.peak_bytes for phase in phases.values()),
+            adapted=str(self.folder / ADAPTED),
             adapted_sha256=file_sha256(adapted),
         )
         write_report(report, self.workspace / REPORT)
-        self._publish()
+        finish(self.folder)
         self.events.emit("done", accuracy=after.accuracy)
         return report
 
     def outline(self) -> Outline:
         """What `run` would train, what that and every ρ of the grid would cost; nothing trains. Raises AdabetError."""
-        opened, _, evidence = self._probed()
+        opened = self._open()
+        evidence = self._measured(opened).evidence
         with self._phase("plan"):
             planner, selection, plan = self._plan(opened, evidence)
             grid = tuple(
@@ -173,14 +148,6 @@ class Pipeline:
         images = len(opened.dataset.train) // self.request.batch * self.request.batch
         return Outline(selection, plan, grid, images, self.request.budget_bytes)
 
-    def _publish(self) -> None:
-        """Move the result into the run folder, in place of an older one; where a report lies, all of its run does."""
-        run = self.request.run
-        (run / REPORT).unlink(missing_ok=True)
-        for name in RESULTS:
-            (self.workspace / name).replace(run / name)
-        shutil.rmtree(self.workspace)
-
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         with self.meter.phase(name), self.events.phase(name):
@@ -188,16 +155,50 @@ class Pipeline:
         release_free_memory()
         drop_mapped_pages(self.request.bundle / MODEL)
 
-    def _probed(self) -> tuple[Opened, TopologyNote | None, Evidence]:
-        """What was opened, and what the criterion has to know of its layers."""
+    def _open(self) -> Opened:
         request = self.request
-        self.workspace.mkdir()
         with self._phase("open"):
-            opened = open_together(
+            return open_together(
                 request.bundle, request.data, request.batch, self.workspace, request.seed, self.events.progress
             )
+
+    def _decision(self, opened: Opened) -> Decision:
+        """What trains and how: as an interrupted run decided, else found out now, and kept."""
+        kept = read_decision(self.workspace / DECISION, self.request, opened)
+        if kept is not None:
+            self.events.emit("resumed", layers=kept.plan.layers)
+            return kept
         measured = self._measured(opened)
-        return opened, _note(measured.topology), measured.evidence
+        with self._phase("plan"):
+            _, selection, plan = self._plan(opened, measured.evidence)
+        channels = self._channels(opened, selection)
+        decision = Decision(
+            request=self.request,
+            model_sha256=model_sha256(opened),
+            dataset_fingerprint=opened.dataset.fingerprint,
+            selection=selection.noting_channels(channels),
+            topology=_note(measured.topology),
+            plan=plan,
+            channels=channels,
+            phases=tuple(self.meter.phases),
+        )
+        write_decision(decision, self.workspace / DECISION)
+        return decision
+
+    def _before(self, opened: Opened, decision: Decision) -> Evaluation:
+        """The network on the test split before it trains. InputError where it does not even compute."""
+        if decision.before is not None:
+            return decision.before
+        with self._phase("before"):
+            before = self._evaluate(opened, opened.network, self.workspace / "before.tflite")
+            if not math.isfinite(before.loss):
+                raise InputError(
+                    f"before any training, the test loss is {before.loss}: {self.request.bundle} holds broken weights, "
+                    f"or {self.request.data} broken images"
+                )
+        done = replace(decision, before=before, phases=(*decision.phases, self.meter.phases[-1]))
+        write_decision(done, self.workspace / DECISION)
+        return before
 
     def _measured(self, opened: Opened) -> Measured:
         request = self.request
@@ -221,7 +222,7 @@ class Pipeline:
     def _betti_numbers(self, distances: NDArray[np.float64]) -> Topology:
         """Of squared distances [k, B, B]. It must not take more memory than the rest of the run."""
         most_bytes = self.request.budget_bytes or max(TARGET_BYTES, self.meter.peak_bytes)
-        return first_betti(distances, self.request.cache, most_bytes)
+        return first_betti(distances, self.cache, most_bytes)
 
     @property
     def _target(self) -> int:
@@ -233,7 +234,7 @@ class Pipeline:
             opened.layers, opened.head, evidence, request.criterion, rho, request.seed, obstacles, fits, request.layers
         )
 
-    def _channels(self, opened: Opened, selection: Selection) -> Channels:
+    def _channels(self, opened: Opened, selection: Selection) -> dict[str, tuple[int, ...]]:
         """Of the picked layers, those channels that train; layers are missing of which all do."""
         request = self.request
         picked = [layer for layer in opened.body if layer.name in selection.picked]
@@ -243,7 +244,7 @@ class Pipeline:
         with self._phase("channels"):
             b1 = probed_channels(opened, layers, self._probing, self._betti_numbers, self._after_run)
             found = {name: pick_channels(counts, request.rho_channels) for name, counts in b1.items()}
-        return {name: channels for name, channels in found.items() if channels is not None}
+        return {name: tuple(map(int, channels)) for name, channels in found.items() if channels is not None}
 
     def _planner(self, opened: Opened) -> Planner:
         request = self.request
@@ -292,9 +293,7 @@ class Pipeline:
     def _compile(self, opened: Opened, cut: Cut, plan: Cost, channels: Channels) -> TrainFile:
         request = self.request
         subset = self._subset(find_layers(cut.suffix), plan)
-        compiled = train_file(
-            opened.bundle, cut.suffix, subset, plan.micro_batch, request.batch, channels, request.cache
-        )
+        compiled = train_file(opened.bundle, cut.suffix, subset, plan.micro_batch, request.batch, channels, self.cache)
         self.events.emit("compiled", source=compiled.source, layers=plan.layers)
         return compiled
 
@@ -321,9 +320,9 @@ class Pipeline:
             return keep_rows(prefix, self.workspace / "features.bin", keeping, after)
 
     def _train(
-        self, opened: Opened, compiled: TrainFile, trainee: Trainee, features: Features, plan: Cost
-    ) -> tuple[tuple[Epoch, ...], tuple[float, ...]]:
-        """Train the weights that `trainee` holds; the epochs, and the loss of every step."""
+        self, opened: Opened, compiled: TrainFile, trainee: Trainee, features: Features, decision: Decision
+    ) -> Progress:
+        """Train the weights that `trainee` holds, from the last checkpoint on where there is one."""
         request, split = self.request, opened.dataset.train
         model = LoadedModel(compiled.path, request.threads)
         check_trains(model, compiled.path, trainee.subset)
@@ -333,27 +332,31 @@ class Pipeline:
             split.labels,
             len(opened.dataset.classes),
             request.batch,
-            plan.micro_batch,
+            decision.plan.micro_batch,
             request.mirror,
             request.seed,
         )
         steps = request.epochs * data.steps
-        schedule = Schedule(request.learning_rate, steps)
+        checkpoints = Checkpoints(self.workspace, decision.identity)
+        progress = checkpoints.read(trainee)
+        if progress.steps:
+            self.events.emit("restored", steps=progress.steps)
+        for number in range(progress.steps // data.steps, request.epochs):
+            began = time.perf_counter()
 
-        def after_step(step: int, loss: float) -> None:
-            self.meter.sample()
-            self.events.progress(step + 1, steps, f"loss {loss:.3f}")
+            def after_step(step: int, loss: float, epoch: int = number) -> None:
+                nonlocal progress, began
+                ended = time.perf_counter()
+                progress, began = progress.after_step(loss, epoch, ended - began), ended
+                checkpoints.write(trainee, progress)
+                self.meter.sample()
+                self.events.progress(step + 1, steps, f"loss {loss:.3f}")
 
-        epochs: list[Epoch] = []
-        losses: list[float] = []
-        for number in range(request.epochs):
-            started = time.perf_counter()
-            step_losses = train_epoch(model, trainee, data, number, schedule, after_step)
-            losses += step_losses
-            epochs.append(Epoch(number + 1, float(np.mean(step_losses)), time.perf_counter() - started))
-            self.events.emit("epoch", number=number + 1, loss=epochs[-1].loss, seconds=epochs[-1].seconds)
-        check_finite(trainee.weights)
-        return tuple(epochs), tuple(losses)
+            done = progress.steps - number * data.steps
+            train_epoch(model, trainee, data, number, Schedule(request.learning_rate, steps), after_step, done)
+            epoch = progress.epochs()[number]
+            self.events.emit("epoch", number=epoch.number, loss=epoch.loss, seconds=epoch.seconds)
+        return progress
 
     def _evaluate(self, opened: Opened, network: Graph, path: Path) -> Evaluation:
         """Write the inference model of `network` to `path` and measure that very file on the test split."""

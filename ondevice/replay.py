@@ -8,6 +8,7 @@ the disk has no room for the rows, the prefix runs again for each micro-batch.
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from signatures.errors import InputError
 from signatures.graph import Array
 from signatures.micro_batches import input_name
 
+_CHECK_BYTES = 4
 SPARE_BYTES = 64 << 20
 """What is left free on the disk, beside room for the results."""
 
@@ -150,18 +152,45 @@ def room_bytes(folder: Path) -> int:
 def keep_rows(prefix: Prefix, path: Path, keeping: Keeping, after: Callable[[int, int], None]) -> KeptRows:
     """Run the prefix over all images of its split, in stored order, and write the rows to `path`.
 
+    Beside it a CRC-32 of each row is kept: what a killed process had written is checked, and gone on with.
     `after(done, total)` is told how many images are done. InputError where a value does not fit float16.
     """
-    images, done = keeping.images, 0
-    with path.open("wb") as file:
-        for flip in (False, True)[: keeping.variants]:
-            for first in range(0, images, prefix.batch):
-                rows = np.arange(first, min(first + prefix.batch, images))
-                with np.errstate(over="ignore"):
-                    values = prefix.values(rows, np.full(len(rows), flip)).astype(keeping.dtype, copy=False)
-                if keeping.dtype == "float16" and not np.isfinite(values).all():
-                    raise InputError("activations before the first trained layer do not fit float16: keep float32")
-                file.write(values.tobytes())
-                done += len(rows)
-                after(done, images * keeping.variants)
+    images, total = keeping.images, keeping.images * keeping.variants
+    row_bytes = sum(int(np.prod(shape)) for shape in prefix.crossing) * np.dtype(keeping.dtype).itemsize
+    checks = path.with_name(f"{path.name}.crc32")
+    done = _intact_rows(path, checks, row_bytes)
+    batches = [
+        (first, min(first + prefix.batch, images), flip)
+        for flip in (False, True)[: keeping.variants]
+        for first in range(0, images, prefix.batch)
+    ]
+    left = [batch for batch in batches if batch[1] + images * batch[2] > done]
+    with path.open("ab") as file, checks.open("ab") as check_file:
+        start = left[0][0] + images * left[0][2] if left else total  # whole batches: what is made anew is the same
+        file.truncate(start * row_bytes)
+        check_file.truncate(start * _CHECK_BYTES)
+        for first, end, flip in left:
+            with np.errstate(over="ignore"):
+                values = prefix.values(np.arange(first, end), np.full(end - first, flip))
+                values = values.astype(keeping.dtype, copy=False)
+            if keeping.dtype == "float16" and not np.isfinite(values).all():
+                raise InputError("activations before the first trained layer do not fit float16: keep float32")
+            file.write(values.tobytes())
+            check_file.write(b"".join(_check(row.tobytes()) for row in values))
+            after(end + images * flip, total)
     return KeptRows(path, keeping.dtype, images, prefix.crossing)
+
+
+def _check(row: bytes) -> bytes:
+    return zlib.crc32(row).to_bytes(_CHECK_BYTES, "little")
+
+
+def _intact_rows(path: Path, checks: Path, row_bytes: int) -> int:
+    """How many rows at the beginning are as they were written."""
+    if not (path.exists() and checks.exists()):
+        return 0
+    count = 0
+    with path.open("rb") as file, checks.open("rb") as check_file:
+        while (row := file.read(row_bytes)) and check_file.read(_CHECK_BYTES) == _check(row):
+            count += 1
+    return count

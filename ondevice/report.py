@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ondevice.documents import read_document, write_document
 from ondevice.evaluate import Evaluation
 from ondevice.meter import PhaseMemory
 from ondevice.planning import Cost
@@ -117,9 +117,12 @@ def environment(runtime: str) -> Environment:
 
 def write_report(report: Report, path: Path) -> None:
     """Write `report.json`, replaced atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(report.document(), indent=1) + "\n")
-    partial.replace(path)
+    write_document(report, path, FORMAT, VERSION)
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a finished run. InputError where there is none, or it is damaged."""
+    return read_document(Report, folder / "report.json", FORMAT, VERSION)
 
 
 def render(report: Report) -> str:

@@ -6,18 +6,20 @@ Exit codes are those of `python -m ondevice.adapt`: 0 done, 2 usage, 3 no readab
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ondevice.documents import read_fields
 from ondevice.ranking import WITHOUT_RHO
 from ondevice.report import FORMAT, VERSION
 from signatures.errors import InputError, exit_code_of
 
 _MIB = 1 << 20
+_LARGEST = 2**63
+"""Of the numbers of a report."""
 
 
 @dataclass(frozen=True)
@@ -62,51 +64,55 @@ def read_run(folder: Path) -> Run:
     document = read_document(folder)
     try:
         return _run(str(folder), document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder / 'report.json'} is damaged: {type(error).__name__}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{folder / 'report.json'} is damaged: {type(error).__name__}: {error}"[:500]) from None
 
 
 def read_document(folder: Path) -> dict[str, Any]:
     """What a run folder's report.json holds: of our format and version, its fields unchecked. Raises InputError."""
-    path = folder / "report.json"
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{folder} is no finished run: cannot read {path.name} ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError(f"{path} is no report of format {FORMAT!r}")
-    if document.get("version") != VERSION:
-        raise InputError(f"{path} has version {document.get('version')!r}; this program reads version {VERSION}")
-    return document
+    if not (folder / "report.json").exists():
+        raise InputError(f"{folder} is no finished run: it holds no report.json")
+    return read_fields(folder / "report.json", FORMAT, VERSION)
 
 
 def _run(name: str, report: Mapping[str, Any]) -> Run:
     settings = report["settings"]
-    criterion = str(settings["criterion"])
+    criterion = _text(settings["criterion"])
+    rho_channels = settings.get("rho_channels")
     return Run(
         name=name,
         criterion=criterion,
-        rho=None if criterion in WITHOUT_RHO else float(settings["rho"]),
-        rho_channels=settings.get("rho_channels"),
+        rho=None if criterion in WITHOUT_RHO else _number(settings["rho"]),
+        rho_channels=None if rho_channels is None else _number(rho_channels),
         layers=sum(bool(row["picked"]) for row in report["selection"]["table"]),
-        parameters=int(report["trained_parameters"]),
-        before=float(report["before"]["accuracy"]),
-        after=float(report["after"]["accuracy"]),
-        peak_bytes=int(report["peak_bytes"]),
-        seconds=sum(float(phase["seconds"]) for phase in report["phases"]),
+        parameters=int(_number(report["trained_parameters"])),
+        before=_number(report["before"]["accuracy"]),
+        after=_number(report["after"]["accuracy"]),
+        peak_bytes=int(_number(report["peak_bytes"])),
+        seconds=sum(_number(phase["seconds"]) for phase in report["phases"]),
         conditions=Conditions(
-            network=str(report["network"]),
-            weights=str(report["weights"]),
-            data=str(report["dataset_fingerprint"]),
-            epochs=int(settings["epochs"]),
-            batch=int(settings["batch"]),
-            learning_rate=float(settings["learning_rate"]),
-            optimizer=str(settings["optimizer"]),
-            seed=int(settings["seed"]),
+            network=_text(report["network"]),
+            weights=_text(report["weights"]),
+            data=_text(report["dataset_fingerprint"]),
+            epochs=int(_number(settings["epochs"])),
+            batch=int(_number(settings["batch"])),
+            learning_rate=_number(settings["learning_rate"]),
+            optimizer=_text(settings["optimizer"]),
+            seed=int(_number(settings["seed"])),
         ),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise TypeError(f"{str(value)[:40]!r} is no text that can be shown")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or not abs(value) <= _LARGEST:  # NaN is not either
+        raise TypeError(f"{str(value)[:40]!r} is no number that can be shown")
+    return value
 
 
 def table(runs: Sequence[Run]) -> str:

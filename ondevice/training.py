@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +57,35 @@ class Epoch:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come."""
+
+    losses: tuple[float, ...] = ()
+    """Of every step that is done."""
+    seconds: tuple[float, ...] = ()
+    """That each epoch has taken, of those that have begun."""
+
+    @property
+    def steps(self) -> int:
+        """How many are done."""
+        return len(self.losses)
+
+    def after_step(self, loss: float, epoch: int, seconds: float) -> Progress:
+        """With one more step, of epoch 0 …, which took `seconds`."""
+        spent = [*self.seconds, *[0.0] * (epoch + 1 - len(self.seconds))]
+        spent[epoch] += seconds
+        return Progress((*self.losses, loss), tuple(spent))
+
+    def epochs(self) -> tuple[Epoch, ...]:
+        """What each epoch did, where all that have begun are done."""
+        losses = np.array_split(self.losses, max(1, len(self.seconds)))  # all are of one length
+        return tuple(
+            Epoch(i + 1, float(np.mean(part)), spent)
+            for i, (part, spent) in enumerate(zip(losses, self.seconds, strict=False))
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
     """What a run trains on, and how its batches are made."""
@@ -91,25 +121,42 @@ def train_epoch(
     epoch: int,
     schedule: Schedule,
     after_step: Callable[[int, float], None],
+    done: int = 0,
 ) -> list[float]:
     """One pass over the data, shuffled by (seed, epoch); epochs count from 0. Returns the loss of every step.
 
     `model` has the signature `gradients` for the weights of `trainee`. `after_step(step, loss)` is told the number of
-    the step over all epochs. DivergedError if a loss is not finite.
+    the step over all epochs. `done` steps of the epoch were made before, and are left out. DivergedError if a loss or
+    a weight is not finite; `after_step` is not told of such a step.
     """
     losses: list[float] = []
-    for i, (rows, flipped) in enumerate(shuffled_batches(len(data.labels), data.batch, epoch, data.seed)):
+    batches = enumerate(shuffled_batches(len(data.labels), data.batch, epoch, data.seed))
+    for i, (rows, flipped) in islice(batches, done, None):
         step = epoch * data.steps + i
         loss = _add_gradients(model, trainee, data, rows, flipped & data.mirror)
         rate = schedule.at(step)
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss became {loss} at step {step + 1} (learning rate {rate:g}): try a smaller --lr"
-            )
+            raise DivergedError(f"the loss became {loss} at step {step + 1}: {_advice(step, schedule)}")
         trainee.step(rate)
+        for name, value in trainee.weights.items():
+            if not is_finite(value):
+                raise DivergedError(f"{name} is not finite after step {step + 1}: {_advice(step, schedule)}")
         losses.append(loss)
         after_step(step, loss)
     return losses
+
+
+def _advice(step: int, schedule: Schedule) -> str:
+    """What to do about a training that diverged."""
+    return (
+        f"the learning rate had come to {schedule.at(step):.2g} of {schedule.rate:.2g}. Try --lr "
+        f"{schedule.rate / 10:.2g}, and look for images that are broken or in the wrong class"
+    )
+
+
+def is_finite(value: NDArray[np.float32]) -> bool:
+    """Whether no value is NaN or infinite; takes no memory."""
+    return not value.size or bool(np.isfinite(value.min()) and np.isfinite(value.max()))
 
 
 def _add_gradients(
@@ -137,10 +184,3 @@ def cross_entropy(logits: Array, labels: NDArray[np.int32]) -> NDArray[np.float6
         shifted = wide - wide.max(axis=1, keepdims=True)
         losses: NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
     return losses
-
-
-def check_finite(weights: Mapping[str, Array]) -> None:
-    """DivergedError if a trained tensor has a value that is not finite."""
-    for name, value in weights.items():
-        if not np.isfinite(value).all():
-            raise DivergedError(f"{name} has values that are not finite after training: try a smaller --lr")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -20,9 +19,13 @@ import flatbuffers
 import numpy as np
 import tflite
 
+from signatures import flatbuffer
+from signatures.durable import replacing
 from signatures.errors import InputError
+from signatures.files import open_regular
 from signatures.graph import ITEM_BYTES, Array, Graph, Model, Op, Options, OptionValue, Signature, Tensor
-from signatures.shapes import can_infer, infer
+from signatures.op_checks import SPLITS, STATE, check_op
+from signatures.shapes import ComputedShapeError, can_infer, infer, infer_parts
 
 FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
@@ -34,6 +37,10 @@ COPY_BYTES = 4 << 20
 """Constants are copied in pieces of this size."""
 NO_BUFFER = 0
 """By the schema's rule buffer 0 is empty and means: not a constant."""
+MOST_AXES = 8
+"""Of a tensor: what kernels have room for."""
+MOST_TENSOR_BYTES = 2**31 - 1
+"""Of a tensor: kernels count elements and bytes in 32 bits."""
 
 
 def _names_by_value(enum: type) -> dict[int, str]:
@@ -63,20 +70,26 @@ def _option_fields(table: str) -> tuple[str, ...]:
 def read_model(path: Path) -> Model:
     """Read and check a float `.tflite`; constants are read-only views of the mapped file.
 
-    Raises InputError if the file is missing, is no TFLite model, or contradicts itself (indices, sizes, order).
+    Raises InputError if the file is missing, is no TFLite model, contradicts itself (offsets, indices, sizes, order,
+    shapes), or holds what kernels cannot be trusted with (`op_checks`).
     """
+    return parse_model(map_file(path), str(path))
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """A model file, mapped to be read. Raises InputError."""
     try:
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with open_regular(path) as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the model {path}: {error}") from None
-    return parse_model(mapped, str(path))
 
 
 def parse_model(buffer: bytes | mmap.mmap, where: str) -> Model:
     """As `read_model`, from a buffer; `where` names it in messages."""
     if len(buffer) < 8 or bytes(buffer[4:8]) != FILE_IDENTIFIER:
         raise InputError(f"{where} is not a TFLite model (no {FILE_IDENTIFIER.decode()} identifier)")
+    flatbuffer.verify(buffer, where)
     try:
         return _Reader(buffer, where).model()
     except (struct.error, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
@@ -84,20 +97,17 @@ def parse_model(buffer: bytes | mmap.mmap, where: str) -> Model:
 
 
 class _Reader:
-    """Walks one flatbuffer. Every count and range that comes from the file is checked before it is used."""
+    """Walks one flatbuffer that was verified. What it says is checked before it is used."""
 
     def __init__(self, buffer: bytes | mmap.mmap, where: str) -> None:
         self.buffer = buffer
         self.where = where
         self.root = tflite.Model.GetRootAs(buffer, 0)
+        self.uncertain: set[Tensor] = set()
+        """Whose shapes are placeholders: the file leaves them open, or a value that is computed decides them."""
 
     def fail(self, what: str) -> InputError:
         return InputError(f"{self.where} is damaged: {what}")
-
-    def count(self, length: int, what: str) -> range:
-        if not 0 <= length <= len(self.buffer) // 4:
-            raise self.fail(f"{length} {what}")
-        return range(length)
 
     def indices(self, array: Any, bound: int, what: str, optional: bool = False) -> list[int]:
         if isinstance(array, int):  # flatbuffers' way to say: no such vector
@@ -112,19 +122,36 @@ class _Reader:
         root = self.root
         if root.Version() != SCHEMA_VERSION:
             raise InputError(f"{self.where} has schema version {root.Version()}, expected {SCHEMA_VERSION}")
-        codes = [self.operator_code(root.OperatorCodes(i)) for i in self.count(root.OperatorCodesLength(), "opcodes")]
+        self.check_buffers()
+        codes = [self.operator_code(root.OperatorCodes(i)) for i in range(root.OperatorCodesLength())]
         tables = [
-            [self.tensor(subgraph.Tensors(i)) for i in self.count(subgraph.TensorsLength(), "tensors")]
-            for subgraph in (root.Subgraphs(i) for i in self.count(root.SubgraphsLength(), "subgraphs"))
+            [self.tensor(subgraph.Tensors(i)) for i in range(subgraph.TensorsLength())]
+            for subgraph in (root.Subgraphs(i) for i in range(root.SubgraphsLength()))
         ]
         graphs = tuple(self.graph(root.Subgraphs(i), tensors, codes) for i, tensors in enumerate(tables))
         if not graphs:
             raise self.fail("it has no subgraph")
+        self.check_state(graphs)
         signatures = tuple(
-            self.signature(root.SignatureDefs(i), graphs, tables)
-            for i in self.count(root.SignatureDefsLength(), "signatures")
+            self.signature(root.SignatureDefs(i), graphs, tables) for i in range(root.SignatureDefsLength())
         )
+        names = [signature.name for signature in signatures]
+        if len(set(names)) < len(names):
+            raise self.fail(f"two signatures have one name, {max(names, key=names.count)!r}")
         return Model(graphs, signatures)
+
+    def check_buffers(self) -> None:
+        """Interpreters disagree with each other, and with us, about what these would mean."""
+        root = self.root
+        for i in range(root.BuffersLength()):
+            buffer = root.Buffers(i)
+            inside, behind = buffer.DataLength(), buffer.Offset() or buffer.Size()
+            if (inside or behind) and i == NO_BUFFER:
+                raise self.fail(f"buffer {NO_BUFFER} is not empty")
+            if inside and behind:
+                raise self.fail(f"buffer {i} is inside and behind the flatbuffer")
+        for i in range(root.MetadataLength()):
+            self.indices([root.Metadata(i).Buffer()], root.BuffersLength(), "buffer of metadata")
 
     def operator_code(self, code: Any) -> tuple[str, int]:
         value = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
@@ -141,12 +168,7 @@ class _Reader:
         dtype = _DTYPES.get(tensor.Type())
         if dtype is None:
             raise InputError(f"{self.where}: tensor {name!r} has an unsupported type {tensor.Type()}")
-        shape = tuple(self.indices(tensor.ShapeAsNumpy(), 2**31 - 1, f"dimension of {name!r}"))
-        shape_bytes = ITEM_BYTES[dtype]
-        for side in shape:
-            shape_bytes *= side
-        if shape_bytes > 2**40:
-            raise self.fail(f"tensor {name!r} of shape {shape} takes {shape_bytes} bytes")
+        shape, bytes_of_shape = self.shape(tensor, name, dtype)
         quantization = tensor.Quantization()
         if quantization is not None and quantization.ScaleLength():
             raise InputError(
@@ -159,18 +181,44 @@ class _Reader:
         if data is None and 0 in shape and tensor.Buffer() != NO_BUFFER:
             data = np.empty(0, np.uint8)  # the shape of a scalar, say: a constant without bytes
         if data is not None:
-            if dtype == "resource" or data.nbytes != shape_bytes:
+            if dtype == "resource" or data.nbytes != bytes_of_shape:
                 raise self.fail(f"constant {name!r} {dtype}{list(shape)} has {data.nbytes} bytes")
+            if tensor.IsVariable():
+                raise self.fail(f"constant {name!r} is said to change")
+            if dtype == "bool" and data.size and data.max() > 1:
+                raise self.fail(f"constant {name!r} holds {data.max()}, which is no bool")
             data = data.view(dtype).reshape(shape)
             if not data.flags.aligned:  # TensorFlow aligns float32 weights to 4 bytes only, which is enough
                 data = data.copy()
             data.flags.writeable = False
-        return Tensor(name, shape, dtype, data)
+        result = Tensor(name, shape, dtype, data)
+        # The side of the batch may be open: a file's shapes are those for one image.
+        if data is None and any(side == -1 for side in self.open_shape(tensor, name, len(shape))[1:]):
+            self.uncertain.add(result)
+        return result
+
+    def shape(self, tensor: Any, name: str, dtype: str) -> tuple[tuple[int, ...], int]:
+        """The shape of a tensor, and how many bytes it takes."""
+        if tensor.ShapeLength() > MOST_AXES:
+            raise self.fail(f"tensor {name!r} has {tensor.ShapeLength()} axes")
+        shape = tuple(self.indices(tensor.ShapeAsNumpy(), 2**31 - 1, f"dimension of {name!r}"))
+        n_bytes = ITEM_BYTES[dtype]
+        for side in shape:
+            n_bytes *= side
+        if n_bytes > MOST_TENSOR_BYTES:
+            raise self.fail(f"tensor {name!r} of shape {shape} takes {n_bytes} bytes")
+        return shape, n_bytes
+
+    def open_shape(self, tensor: Any, name: str, rank: int) -> list[int]:
+        """The shape in which sides that the file leaves open are -1; empty where it has none."""
+        if tensor.ShapeSignatureLength() not in (0, rank):
+            raise self.fail(f"tensor {name!r} has {rank} axes and a signature of {tensor.ShapeSignatureLength()}")
+        return self.indices(tensor.ShapeSignatureAsNumpy(), 2**31 - 1, f"open dimension of {name!r}", optional=True)
 
     def quantised(self) -> str:
         """How many tensors are, in words."""
-        subgraphs = [self.root.Subgraphs(i) for i in self.count(self.root.SubgraphsLength(), "subgraphs")]
-        tensors = [s.Tensors(i) for s in subgraphs for i in self.count(s.TensorsLength(), "tensors")]
+        subgraphs = [self.root.Subgraphs(i) for i in range(self.root.SubgraphsLength())]
+        tensors = [s.Tensors(i) for s in subgraphs for i in range(s.TensorsLength())]
         count = sum((q := tensor.Quantization()) is not None and q.ScaleLength() > 0 for tensor in tensors)
         return f"{count} of {len(tensors)} tensors are integers with a scale"
 
@@ -183,6 +231,8 @@ class _Reader:
         buffer = self.root.Buffers(index)
         if buffer.Offset() > 1:  # the schema reserves 0 and 1 for "data is inside"
             start, size = buffer.Offset(), buffer.Size()
+            if size == 0 or start % 4:
+                raise self.fail(f"buffer {index} of {name!r} has {size} bytes from byte {start}")
         elif buffer.DataLength():
             vector = buffer._tab.Vector(buffer._tab.Offset(4))
             start, size = vector, buffer.DataLength()
@@ -196,18 +246,23 @@ class _Reader:
         name = (subgraph.Name() or b"").decode()
         inputs = self.indices(subgraph.InputsAsNumpy(), len(tensors), "graph input")
         outputs = self.indices(subgraph.OutputsAsNumpy(), len(tensors), "graph output")
-        known = {i for i, tensor in enumerate(tensors) if tensor.data is not None} | set(inputs)
+        constants = {i for i, tensor in enumerate(tensors) if tensor.data is not None}
+        for k in inputs:
+            # Who feeds a constant writes into the mapped file, which is not to be written.
+            if k in constants or inputs.count(k) > 1 or 0 in tensors[k].shape:
+                raise self.fail(f"graph input {tensors[k].name!r} {list(tensors[k].shape)} cannot be fed")
+        known = constants | set(inputs)
         ops = []
-        for i in self.count(subgraph.OperatorsLength(), "operators"):
+        for i in range(subgraph.OperatorsLength()):
             operator = subgraph.Operators(i)
             (code,) = self.indices([operator.OpcodeIndex()], len(codes), "opcode")
             kind, version = codes[code]
             reads = self.indices(operator.InputsAsNumpy(), len(tensors), f"input of {kind}", optional=True)
             writes = self.indices(operator.OutputsAsNumpy(), len(tensors), f"output of {kind}")
             for k in reads:
-                if k >= 0 and k not in known and not self.is_unset_variable(kind):
+                if k >= 0 and k not in known:
                     raise self.fail(f"{kind} number {i} reads {tensors[k].name!r} before anything wrote it")
-            if known & set(writes):
+            if known & set(writes) or len(set(writes)) < len(writes):
                 raise self.fail(f"{kind} number {i} writes a tensor that already has a value")
             known |= set(writes)
             op = Op(
@@ -217,31 +272,61 @@ class _Reader:
                 self.options(operator),
                 version,
             )
-            self.check_shape(op)
+            self.check(op, i)
             ops.append(op)
         for k in outputs:
             if k not in known:
                 raise self.fail(f"graph output {tensors[k].name!r} is never written")
         return Graph(name, tuple(ops), tuple(tensors[k] for k in inputs), tuple(tensors[k] for k in outputs))
 
-    def check_shape(self, op: Op) -> None:
-        """Native kernels trust an output's stored shape in places: refuse one that the op cannot have made."""
-        if len(op.outputs) != 1 or not can_infer(op.kind):
-            return
+    def check(self, op: Op, number: int) -> None:
+        """Native kernels trust options and an output's stored shape in places: refuse what cannot be."""
+        certain = self.uncertain.isdisjoint(op.inputs)
         try:
-            expected = infer(op.kind, op.inputs, op.options)
-        except InputError:  # a shape that depends on values; the runtime infers it
+            check_op(op, certain)
+            if op.kind in STATE:  # `check_state` knows their shapes
+                return
+            if not certain or not (can_infer(op.kind) or op.kind in SPLITS):
+                raise ComputedShapeError("by what stands before it, or by a rule that we do not know")
+            if op.kind in SPLITS:
+                expected = infer_parts(op.kind, op.inputs, op.options)
+            else:
+                expected = (infer(op.kind, op.inputs, op.options),)
+        except ComputedShapeError:
+            self.uncertain.update(op.outputs)
             return
-        if expected != (op.output.shape, op.output.dtype):
+        except InputError as error:
+            raise InputError(f"{self.where} cannot be run: op {number}: {error}") from None
+        found = tuple((tensor.shape, tensor.dtype) for tensor in op.outputs)
+        if found != expected:
+            listed = [", ".join(f"{dtype}{list(shape)}" for shape, dtype in values) for values in (found, expected)]
             raise self.fail(
-                f"{op.kind} that makes {op.output.name!r} says {op.output.dtype}{list(op.output.shape)}, "
-                f"its inputs give {expected[1]}{list(expected[0])}"
+                f"{op.kind} that makes {op.outputs[0].name!r} says {listed[0]}, its inputs give {listed[1]}"
             )
 
-    @staticmethod
-    def is_unset_variable(kind: str) -> bool:
-        """Stateful RNN kernels read variable tensors that no op writes; everything else must not."""
-        return kind.endswith(("LSTM", "RNN", "SVDF"))
+    def check_state(self, graphs: tuple[Graph, ...]) -> None:
+        """Variables have one shape wherever they are read or set; what is called once calls nothing itself."""
+        shapes: dict[tuple[OptionValue, OptionValue], tuple[tuple[int, ...], str]] = {}
+        for graph in graphs:
+            handles = {}
+            for op in graph.ops:
+                if op.kind == "CALL_ONCE":
+                    (index,) = self.indices([op.options.integer("InitSubgraphIndex")], len(graphs), "graph called once")
+                    if graphs[index].inputs or any(other.kind == "CALL_ONCE" for other in graphs[index].ops):
+                        raise self.fail(f"graph {index} is called once, but takes inputs or calls others")
+                elif op.kind == "VAR_HANDLE":
+                    fields = op.options.fields
+                    handles[op.output] = fields.get("Container", ""), fields.get("SharedName", "")
+                elif op.kind in ("READ_VARIABLE", "ASSIGN_VARIABLE"):
+                    name = handles.get(op.input(0))
+                    value = op.output if op.kind == "READ_VARIABLE" else op.input(1)
+                    if name is None or shapes.setdefault(name, (value.shape, value.dtype)) != (
+                        value.shape,
+                        value.dtype,
+                    ):
+                        raise self.fail(
+                            f"{op.kind} of {value.name!r} {value.dtype}{list(value.shape)}: no such variable"
+                        )
 
     def options(self, operator: Any) -> Options:
         if operator.BuiltinOptions2Type():
@@ -256,7 +341,6 @@ class _Reader:
 
     def option(self, reader: Any, field: str) -> OptionValue:
         if hasattr(reader, f"{field}AsNumpy"):
-            self.count(getattr(reader, f"{field}Length")(), f"entries in {field}")
             array = getattr(reader, f"{field}AsNumpy")()
             return () if isinstance(array, int) else tuple(int(v) for v in array)
         value = getattr(reader, field)()
@@ -268,20 +352,22 @@ class _Reader:
 
     def signature(self, definition: Any, graphs: tuple[Graph, ...], tables: list[list[Tensor]]) -> Signature:
         (index,) = self.indices([definition.SubgraphIndex()], len(graphs), "subgraph of a signature")
-        tensors = tables[index]
+        tensors, graph = tables[index], graphs[index]
+        name = (definition.SignatureKey() or b"").decode()
 
-        def names(count: int, entry: Callable[[int], Any]) -> dict[str, Tensor]:
-            maps = [entry(i) for i in self.count(count, "signature entries")]
+        def names(count: int, entry: Callable[[int], Any], possible: tuple[Tensor, ...]) -> dict[str, Tensor]:
+            maps = [entry(i) for i in range(count)]
             keys = [(m.Name() or b"").decode() for m in maps]
             where = self.indices([m.TensorIndex() for m in maps], len(tensors), "tensor of a signature")
-            return {key: tensors[k] for key, k in zip(keys, where, strict=True)}
+            found = {key: tensors[k] for key, k in zip(keys, where, strict=True)}
+            if len(found) < count or not set(possible).issuperset(found.values()):
+                raise self.fail(f"signature {name!r} names what its graph does not take or give, or two by one name")
+            return found
 
-        return Signature(
-            (definition.SignatureKey() or b"").decode(),
-            graphs[index],
-            names(definition.InputsLength(), definition.Inputs),
-            names(definition.OutputsLength(), definition.Outputs),
-        )
+        inputs = names(definition.InputsLength(), definition.Inputs, graph.inputs)
+        if len(set(inputs.values())) < len(graph.inputs):
+            raise self.fail(f"signature {name!r} leaves out an input of its graph")
+        return Signature(name, graph, inputs, names(definition.OutputsLength(), definition.Outputs, graph.outputs))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -289,17 +375,12 @@ class _Reader:
 
 
 def write_model(model: Model, path: Path) -> None:
-    """Write `model` to `path` (replaced atomically; the folder must exist). Peak memory: the flatbuffer alone."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may make one file
-    try:
-        with partial.open("wb") as file:
-            _write(model, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    """Write `model` to `path` (replaced atomically; the folder must exist). Peak memory: the flatbuffer alone.
+
+    A power cut may spoil it (`signatures.durable`): most are made for the moment, and an SD card takes a second each.
+    """
+    with replacing(path, durable=False) as file:
+        _write(model, file)
 
 
 def model_bytes(model: Model) -> bytes:

@@ -101,14 +101,16 @@ def test_a_failed_run_tells_how_far_it_got(abused: Abused) -> None:
 
 
 def test_a_diverged_run_says_so_and_leaves_no_network(abused: Abused) -> None:
-    abused.refused(6, "the loss became", "smaller --lr", by=lambda: abused.adapt("--lr", "1e38", "--epochs", 4))
+    abused.refused(
+        6, "the loss became", "Try --lr 1e+37", "--force", by=lambda: abused.adapt("--lr", "1e38", "--epochs", 4)
+    )
     assert RESULTS.isdisjoint(path.name for path in abused.run.rglob("*"))
 
 
 def test_a_network_that_diverges_at_the_last_step_is_no_result(abused: Abused) -> None:
     """One step: its loss was computed before the weights went where float32 ends."""
     one_step = ("--batch", 48, "--optimizer", "adam", "--lr", "1.7e38", "--epochs", 1)
-    abused.refused(6, "smaller --lr", by=lambda: abused.adapt(*one_step))
+    abused.refused(6, "test loss is nan", "Try --lr 1.7e+37", by=lambda: abused.adapt(*one_step))
     assert RESULTS.isdisjoint(path.name for path in abused.run.iterdir())
 
 

@@ -74,8 +74,8 @@ def test_runs_under_other_conditions_are_told_apart(
     [
         ("{", "damaged"),
         ("[" * 100_000, "damaged"),
-        ([], "no report of format"),
-        ({"format": "adabet-bundle"}, "no report of format"),
+        ([], "no document of format"),
+        ({"format": "adabet-bundle"}, "no document of format"),
         ({**report(), "version": 2}, "this program reads version 1"),
         ({**report(), "before": None}, "damaged: TypeError"),
         ({key: value for key, value in report().items() if key != "phases"}, "damaged: KeyError: 'phases'"),

@@ -1,4 +1,4 @@
-"""Checkpoints: what was written is read back by NumPy alone, and a write that fails leaves the old file."""
+"""weights.npz: what was written is read back by NumPy alone, and a write that fails leaves the old file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
-from ondevice.checkpoint import write_weights
+from ondevice.weights import write_weights
 
 NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,8}/(weight|bias)", fullmatch=True)
 VALUES = stnp.arrays(np.float32, stnp.array_shapes(max_dims=4, max_side=5), elements=st.floats(width=32))
