@@ -27,7 +27,7 @@ from ondevice.report import Report, read_report, render
 from ondevice.request import Request
 from ondevice.run_folder import EVENTS, WORK, begun, resumed
 from ondevice.selection import check_rho
-from signatures.errors import CapabilityError, DivergedError, InterruptedRunError, UsageError, exit_code_of
+from signatures.errors import BudgetError, CapabilityError, DivergedError, InterruptedRunError, UsageError, exit_code_of
 from signatures.optimizers import Optimizer
 
 DEFAULT_RATES = {"sgd": 0.03, "adam": 0.001}
@@ -126,6 +126,10 @@ def _run(request: Request, run: Path) -> Report:
     except KeyboardInterrupt:
         settle(run / WORK)
         raise InterruptedRunError(f"interrupted; `python -m ondevice.adapt --resume {run}` goes on with it") from None
+    except MemoryError:
+        raise BudgetError(
+            f"there was not enough memory: give a --budget-mib; `--resume {run}` goes on where there is more"
+        ) from None
     except DivergedError as error:
         kept = f". What was trained before is kept in {run / WORK}; --force starts anew" if is_kept(run / WORK) else ""
         raise DivergedError(f"{error}{kept}") from None

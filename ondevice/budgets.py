@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ondevice.limits import SystemLimit
 from ondevice.pace import Pace
 from ondevice.planning import Cost, Planner
 from ondevice.selection import Fits, Selection
@@ -70,4 +71,14 @@ def too_small(budget_bytes: int, least_bytes: int) -> BudgetError:
     return BudgetError(
         f"{budget_bytes // _MIB} MiB are too little even for the head alone: give at least --budget-mib {least}",
         least_bytes,
+    )
+
+
+def beyond(limit: SystemLimit, needed_bytes: int) -> BudgetError:
+    """What to raise where the system will not let the process have what it needs."""
+    least = max(1, limit.n_bytes * 95 // 100 // _MIB)
+    return BudgetError(
+        f"it would take {-(-needed_bytes // _MIB)} MiB, and the {limit.name} leaves {limit.n_bytes // _MIB}: raise "
+        f"that, or give --budget-mib {least} and have layers passed over that do not fit",
+        needed_bytes,
     )

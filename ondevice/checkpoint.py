@@ -76,7 +76,7 @@ class Checkpoints:
     """Identity of the training: of its data, its network, its plan."""
     _cost_s: float = field(default=0.0, init=False)
     """Of the last durable checkpoint."""
-    _written_at: float = field(default_factory=time.monotonic, init=False)
+    _written_at: float = field(default_factory=lambda: time.monotonic(), init=False)
 
     def write(self, trainee: Trainee, progress: Progress) -> None:
         """After each step: what a killed process leaves is at most a step behind."""

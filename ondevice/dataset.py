@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.random import PCG64, Generator
 from numpy.typing import NDArray
 
 from ondevice.image_folder import folder_source
@@ -78,8 +79,8 @@ def shuffled_batches(
 
     Every image comes once, but for the images % batch that an epoch leaves out.
     """
-    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(images)
-    coins = np.random.Generator(np.random.PCG64([seed, epoch, _MIRROR_STREAM])).random(images) < 0.5
+    order = Generator(PCG64([seed, epoch])).permutation(images)
+    coins = Generator(PCG64([seed, epoch, _MIRROR_STREAM])).random(images) < 0.5
     for first in range(0, images - batch + 1, batch):
         yield order[first : first + batch], coins[first : first + batch]
 
@@ -107,7 +108,7 @@ def probe_batches(
             f"Probing takes {batches} batches of {batch} distinct images, {batch * batches} in all; "
             f"the split has {len(split)}. Ask for fewer or smaller batches, or add images."
         )
-    generator = np.random.Generator(np.random.PCG64([seed, 0, _PROBE_STREAM]))
+    generator = Generator(PCG64([seed, 0, _PROBE_STREAM]))
     rows = generator.permutation(len(split))[: batch * batches].reshape(batches, batch)
     return (split.take(chosen) for chosen in rows)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_M_MMAP_THRESHOLD = -3  # mallopt(3)
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # mallopt(3)
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,13 @@ def keep_large_blocks_apart() -> None:
     """Have glibc map every block of 1 MiB and more by itself, so that it goes back to the system when it is freed.
 
     Left alone, glibc raises that size to 32 MiB once such blocks were freed, and what one phase leaves of its heap
-    stays: 17 MiB in training after probing (docs/decisions.md). Nothing on other C libraries.
+    stays: 17 MiB in training after probing (docs/decisions.md). And have all threads share one heap: each of its own
+    takes 64 MiB of address space, which RLIMIT_AS counts. Nothing on other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def release_free_memory() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ondevice.dataset import Dataset, open_dataset
+import numpy as np
+from numpy.typing import NDArray
+
+from ondevice.dataset import Dataset, Split, open_dataset
 from ondevice.packing import Progress
 from signatures.catalogue import Bundle, read_bundle
 from signatures.errors import InputError
@@ -54,6 +57,7 @@ def open_together(
             f"{data} has {len(dataset.train)} training images, fewer than one batch of {batch}: "
             "add images or give a smaller --batch"
         )
+    _check_varied(dataset.train, data)
     network = bundle.network
     if not bundle.manifest.own_head:
         network = with_new_head(network, head_of(network, bundle.layers), len(dataset.classes))
@@ -63,3 +67,18 @@ def open_together(
             f"{len(dataset.classes)}: export it again without CLASSES or with the right number"
         )
     return Opened(bundle, dataset, network, find_layers(network))
+
+
+def _check_varied(split: Split, data: Path) -> None:
+    """InputError where there is nothing to see: all images the same, or each of one colour. Two images do, mostly."""
+    first: NDArray[np.uint8] | None = None
+    same = flat = True
+    for row in range(len(split)):
+        image = split.take(np.array([row]))[0][0]
+        first = image if first is None else first
+        same = same and np.array_equal(image, first)
+        flat = flat and bool((image == image[0, 0]).all())
+        if not (same or flat):
+            return
+    what = "are all the same picture" if same else "are of one colour each"
+    raise InputError(f"the training images of {data} {what}: there is nothing to learn from them")

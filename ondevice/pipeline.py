@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ondevice.betti_numba.engine import Topology, first_betti
-from ondevice.budgets import Limits, plan_within, too_small
+from ondevice.budgets import Limits, beyond, plan_within, too_small
 from ondevice.channels import can_pick, pick_channels
 from ondevice.checkpoint import Checkpoints
 from ondevice.compiled import TrainFile, train_file
@@ -23,6 +23,7 @@ from ondevice.decision import Decision, model_sha256, read_decision, write_decis
 from ondevice.evaluate import Evaluation, evaluate
 from ondevice.events import Events
 from ondevice.evidence import Measured, Probing, measure, probed_channels
+from ondevice.limits import system_limit
 from ondevice.meter import Meter, keep_large_blocks_apart, read_resident, release_free_memory
 from ondevice.opening import Opened, open_together
 from ondevice.optimizer import Trainee
@@ -69,6 +70,7 @@ class Pipeline:
         keep_large_blocks_apart()
         self.runtime, _ = interpreter_module()
         self.meter = Meter()
+        self.system_limit = system_limit(read_resident().resident_bytes)
 
     def run(self) -> Report:
         """Adapt, from wherever an interrupted run stopped, and write everything that the run folder holds. Raises
@@ -78,6 +80,7 @@ class Pipeline:
         opened = self._open()
         decision = self._decision(opened)
         plan, channels = decision.plan, decision.channels
+        self._check_system_lets(plan)
         with self._phase("compile"):
             started = time.perf_counter()
             network = with_channels(opened.network, channels)
@@ -94,9 +97,11 @@ class Pipeline:
         with self._phase("train"):
             trainee = Trainee(request.optimizer, start, subset)
             progress = self._train(opened, compiled, trainee, features, decision)
+        trained = trainee.weights
+        del trainee  # its gradients and its optimizer's state are as large again
         adapted = self.workspace / ADAPTED
         with self._phase("export"):
-            weights = merged(opened.network, channels, trainee.weights)
+            weights = merged(opened.network, channels, trained)
             write_weights(weights, self.workspace / WEIGHTS)
             slots = {p.name: p.slot for p in self._subset(opened.layers, plan).parameters()}
             final = with_constants(opened.network, {slots[name]: value for name, value in weights.items()})
@@ -141,6 +146,7 @@ class Pipeline:
         evidence = self._measured(opened).evidence
         with self._phase("plan"):
             planner, selection, plan = self._plan(opened, evidence)
+            self._check_system_lets(plan)
             grid = tuple(
                 (rho, planner.cost(self._select(opened, evidence, rho).picked, self._target)) for rho in RHO_GRID
             )
@@ -205,6 +211,8 @@ class Pipeline:
         try:
             return measure(request.criterion, opened, self._probing, self._betti_numbers, self._phase, self._after_run)
         except BudgetError as error:
+            if self.system_limit is not None and self._limit_bytes != request.budget_bytes:
+                raise beyond(self.system_limit, error.least_bytes) from None
             if request.budget_bytes is None or request.criterion in FROM_GRADIENTS:  # they say what else would do
                 raise
             least = self._planner(opened).cost((), 0).peak_bytes
@@ -213,7 +221,7 @@ class Pipeline:
     @property
     def _probing(self) -> Probing:
         request = self.request
-        return Probing(request.batch, request.seed, request.threads, self.workspace, request.budget_bytes)
+        return Probing(request.batch, request.seed, request.threads, self.workspace, self._limit_bytes)
 
     def _after_run(self, done: int, total: int) -> None:
         self.meter.sample()
@@ -221,12 +229,22 @@ class Pipeline:
 
     def _betti_numbers(self, distances: NDArray[np.float64]) -> Topology:
         """Of squared distances [k, B, B]. It must not take more memory than the rest of the run."""
-        most_bytes = self.request.budget_bytes or max(TARGET_BYTES, self.meter.peak_bytes)
+        most_bytes = self._limit_bytes or max(TARGET_BYTES, self.meter.peak_bytes)
         return first_betti(distances, self.cache, most_bytes)
 
     @property
     def _target(self) -> int:
-        return min(TARGET_BYTES, self.request.budget_bytes or TARGET_BYTES)
+        return min(TARGET_BYTES, self._limit_bytes or TARGET_BYTES)
+
+    @property
+    def _limit_bytes(self) -> int | None:
+        """What the process may take: the budget, or less where the system does not let it have that; None: anything."""
+        limits = [self.request.budget_bytes, None if self.system_limit is None else self.system_limit.n_bytes]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _check_system_lets(self, plan: Cost) -> None:
+        if self.system_limit is not None and plan.peak_bytes > self.system_limit.n_bytes:
+            raise beyond(self.system_limit, plan.peak_bytes)
 
     def _select(self, opened: Opened, evidence: Evidence, rho: float, fits: Fits = lambda names: True) -> Selection:
         request, obstacles = self.request, untrainable(opened.network, opened.layers)

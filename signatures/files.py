@@ -37,8 +37,9 @@ def open_regular(path: Path) -> BufferedReader:
 def read_limited(path: Path, most_bytes: int) -> bytes:
     """The content of a regular file. Raises OSError, InputError where it is larger."""
     with open_regular(path) as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, most_bytes))  # a read of more would reserve that much
+    if size > most_bytes:
         raise InputError(f"{path} has more than {most_bytes:,} bytes, which no such file has")
     return content
 

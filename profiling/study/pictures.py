@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,22 +36,23 @@ def draw(results: Results, network: str, path: Path) -> None:
     axes[0, 0].set_ylabel("test accuracy in %")
     axes[1, 0].set_ylabel("test accuracy in %")
     handles = {line.get_label(): line for axis in axes.flat for line in axis.get_lines() if line.get_label()[0] != "_"}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(10, len(handles)), frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    columns = min(3 * len(data) - 1, len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns, frameon=False)
+    figure.tight_layout(rect=(0, 0.01 + 0.04 * -(-len(handles) // columns), 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def _over_rho(axis: Axes, cells: list[Cell]) -> None:
     rhos = sorted({cell.rho for cell in cells if cell.rho is not None})
+    flat: dict[str, float] = {}
     for policy in dict.fromkeys(cell.policy for cell in cells):
         color, marker = _STYLE.get(policy, _OTHER)
         of_policy = [cell for cell in cells if cell.policy == policy]
         level = 100 * of_policy[0].accuracy
         if of_policy[0].rho is None:
             axis.axhline(level, color=color, lw=1, ls=":", label="_")
-            axis.annotate(policy, (1, level), xycoords=("axes fraction", "data"), xytext=(3, 0),
-                          textcoords="offset points", fontsize=8, color=color, va="center")  # fmt: skip
+            flat[policy] = level
             continue
         places = [rhos.index(cell.rho) for cell in of_policy if cell.rho is not None]
         axis.errorbar(
@@ -64,9 +67,23 @@ def _over_rho(axis: Axes, cells: list[Cell]) -> None:
             zorder=3 if policy == "betti" else 2,
         )
         axis.plot([], [], color=color, marker=marker, label=policy)
+    for level, names in _apart(flat, least=0.05 * np.ptp(axis.get_ylim())):
+        axis.annotate("\n".join(names), (1, level), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                      textcoords="offset points", fontsize=8, va="center")  # fmt: skip
     axis.set_xticks(range(len(rhos)), [f"{rho:g}" for rho in rhos])
     axis.set_xlabel("ρ")
     axis.grid(alpha=0.25)
+
+
+def _apart(levels: Mapping[str, float], least: float) -> list[tuple[float, list[str]]]:
+    """Names from high to low, those together whose levels are closer than `least` to the one above; where to write."""
+    groups: list[list[str]] = []
+    for name in sorted(levels, key=lambda name: -levels[name]):
+        if groups and levels[groups[-1][-1]] - levels[name] < least:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return [(float(np.mean([levels[name] for name in names])), names) for names in groups]
 
 
 def _over_memory(axis: Axes, cells: list[Cell], results: Results) -> None:

@@ -92,3 +92,16 @@ def test_a_truncated_packed_dataset(abused: Abused, name: str) -> None:
 def test_pickled_labels_are_not_loaded(abused: Abused) -> None:
     np.save(abused.data / "train" / "labels.npy", np.array([{"a": 1}] * 48, object), allow_pickle=True)
     abused.refused(3, "train/labels.npy")
+
+
+@pytest.mark.parametrize("what", ["are all the same picture", "are of one colour each"])
+def test_images_in_which_there_is_nothing_to_see(abused: Abused, what: str) -> None:
+    """A lens cap, or a loop that saved one frame again and again."""
+    path = abused.data / "train" / "images.npy"
+    images = np.load(path)
+    if "same" in what:
+        images[:] = images[0]
+    else:
+        images[:] = images[:, :1, :1]
+    np.save(path, images)
+    abused.refused(3, what, "nothing to learn")
