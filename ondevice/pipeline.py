@@ -372,8 +372,8 @@ class Pipeline:
 
             done = progress.steps - number * data.steps
             train_epoch(model, trainee, data, number, Schedule(request.learning_rate, steps), after_step, done)
-            epoch = progress.epochs()[number]
-            self.events.emit("epoch", number=epoch.number, loss=epoch.loss, seconds=epoch.seconds)
+            loss = float(np.mean(progress.losses[-data.steps :]))
+            self.events.emit("epoch", number=number + 1, loss=loss, seconds=progress.seconds[number])
         return progress
 
     def _evaluate(self, opened: Opened, network: Graph, path: Path) -> Evaluation:

@@ -104,9 +104,10 @@ def _run(name: str, report: Mapping[str, Any]) -> Run:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable():
-        raise TypeError(f"{str(value)[:40]!r} is no text that can be shown")
-    return value
+    """The text, as a terminal may have it: a name can hold anything, also what would steer it."""
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} is no text")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
 
 
 def _number(value: object) -> float:
