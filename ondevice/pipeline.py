@@ -97,11 +97,10 @@ class Pipeline:
         with self._phase("train"):
             trainee = Trainee(request.optimizer, start, subset)
             progress = self._train(opened, compiled, trainee, features, decision)
-        trained = trainee.weights
-        del trainee  # its gradients and its optimizer's state are as large again
         adapted = self.workspace / ADAPTED
         with self._phase("export"):
-            weights = merged(opened.network, channels, trained)
+            weights = merged(opened.network, channels, trainee.weights)
+            del trainee  # its gradients and its optimizer's state are as large again
             write_weights(weights, self.workspace / WEIGHTS)
             slots = {p.name: p.slot for p in self._subset(opened.layers, plan).parameters()}
             final = with_constants(opened.network, {slots[name]: value for name, value in weights.items()})
