@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from signatures.errors import BudgetError, CapabilityError, DivergedError, Inter
 from signatures.optimizers import Optimizer
 
 DEFAULT_RATES = {"sgd": 0.03, "adam": 0.001}
+_TOO_LARGE = 2**42
+"""For a count, a seed, or mebibytes."""
 _SMALLEST_RATE, _LARGEST_RATE = 2.0**-126, 2.0**127
 """The train signature takes a float32; outside of this it would get a zero or an infinity."""
 _FAILING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
@@ -169,9 +172,12 @@ def _natural(text: str) -> int:
 
 def _whole(text: str) -> int:
     try:
-        return int(text)
+        value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if abs(value) >= _TOO_LARGE:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is too large")
+    return value
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -184,7 +190,7 @@ def _request(options: argparse.Namespace) -> Request:
         raise UsageError(f"--batch must be at least {MIN_POINTS} to rank by b1: fewer images make no loop")
     if options.rho_channels is not None and options.criterion in ("head", "bias"):
         raise UsageError(f"--rho-channels says nothing to --criterion {options.criterion}: the head trains whole")
-    if options.time_budget is not None and not options.time_budget > 0:
+    if options.time_budget is not None and not 0 < options.time_budget < math.inf:
         raise UsageError(f"--time-budget must be a positive number of seconds, got {options.time_budget:g}")
     return Request(
         bundle=options.bundle.absolute(),

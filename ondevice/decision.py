@@ -11,6 +11,7 @@ from ondevice.documents import document_text, read_document, write_document
 from ondevice.evaluate import Evaluation
 from ondevice.meter import PhaseMemory
 from ondevice.opening import Opened
+from ondevice.packing import content_sha256
 from ondevice.planning import Cost
 from ondevice.report import TopologyNote
 from ondevice.request import Request
@@ -28,7 +29,8 @@ class Decision:
     request: Request
     model_sha256: str
     """Of the bundle's network."""
-    dataset_fingerprint: str
+    dataset_sha256: str
+    """Of every pixel and label: rows that are kept of some images must not meet others."""
     selection: Selection
     topology: TopologyNote | None
     """How b1 was computed, where the criterion ranks by it."""
@@ -69,7 +71,7 @@ def read_decision(path: Path, request: Request, opened: Opened) -> Decision | No
     again = "put back what it was, or start anew with --force"
     if decision.model_sha256 != model_sha256(opened):
         raise InputError(f"{request.bundle} holds another network than when the run was begun: {again}")
-    if decision.dataset_fingerprint != opened.dataset.fingerprint:
+    if decision.dataset_sha256 != content_sha256(opened.dataset):
         raise InputError(f"{request.data} holds other images than when the run was begun: {again}")
     layers = [layer.name for layer in opened.layers]
     if decision.request != request or [row.layer for row in decision.selection.table] != layers:

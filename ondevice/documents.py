@@ -72,7 +72,7 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
         return tuple(_decoded(arguments[0], entry, f"{where}[{i}]") for i, entry in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
         return {key: _decoded(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
-    if kind is float and type(value) in (int, float) and abs(value) < _LARGEST and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) < 2**1023 and math.isfinite(value):
         return float(value)
     if kind is int and type(value) is int and abs(value) < _LARGEST:
         return value

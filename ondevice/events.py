@@ -110,15 +110,22 @@ class Events:
     def _say(self, text: str) -> None:
         if self._terminal:
             columns = shutil.get_terminal_size().columns
-            self._stream.write(_CLEAR_LINE + text[: columns - 1])
+            self._show(_CLEAR_LINE + text[: columns - 1])
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            self._show(text + "\n")
 
     def _clear(self) -> None:
         if self._terminal:
-            self._stream.write(_CLEAR_LINE)
+            self._show(_CLEAR_LINE)
+
+    def _show(self, text: str) -> None:
+        try:
+            self._stream.write(text)
             self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:  # a closed terminal or a full log must not end a run; the events are in the file
+            pass
 
     def _unwritable(self, error: OSError) -> CapabilityError:
         return CapabilityError(

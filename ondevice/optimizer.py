@@ -23,9 +23,11 @@ class Trainee:
     def __init__(self, optimizer: Optimizer, weights: Mapping[str, Array], subset: Subset) -> None:
         self.optimizer = optimizer
         self.subset = subset
-        self.weights: dict[str, NDArray[np.float32]] = {name: value.copy() for name, value in weights.items()}
+        self.weights: dict[str, NDArray[np.float32]] = {name: value.copy("C") for name, value in weights.items()}
         self.gradients = {name: np.zeros_like(value) for name, value in self.weights.items()}
-        self.state = {slot: {name: np.zeros_like(value) for name, value in weights.items()} for slot in optimizer.slots}
+        self.state = {
+            slot: {name: np.zeros_like(value) for name, value in self.weights.items()} for slot in optimizer.slots
+        }
         self.powers = dict.fromkeys(optimizer.counters, 1.0)
         self._decaying = {p.name for p in subset.parameters() if not p.is_bias}
 

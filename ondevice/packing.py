@@ -53,10 +53,12 @@ def packed_source(dataset: Dataset, resize: Callable[[NDArray[np.uint8], int], N
 
         return Pictures(split.labels, load)
 
-    return Source(dataset.name, dataset.classes, pictures(dataset.train), pictures(dataset.test), _content(dataset))
+    return Source(
+        dataset.name, dataset.classes, pictures(dataset.train), pictures(dataset.test), content_sha256(dataset)
+    )
 
 
-def _content(dataset: Dataset) -> str:
+def content_sha256(dataset: Dataset) -> str:
     """Hash of every pixel: the fingerprint samples, and a changed picture must not be taken for its old copy."""
     digest = hashlib.sha256(dataset.fingerprint.encode())
     for split in (dataset.train, dataset.test):

@@ -29,6 +29,7 @@ from ondevice.opening import Opened, open_together
 from ondevice.optimizer import Trainee
 from ondevice.outline import RHO_GRID, Outline
 from ondevice.pace import Pace, images_a_second
+from ondevice.packing import content_sha256
 from ondevice.planning import TARGET_BYTES, Cost, Planner
 from ondevice.ranking import BIAS, FROM_GRADIENTS, Evidence
 from ondevice.replay import Features, Keeping, Pixels, Prefix, keep_rows, room_bytes
@@ -80,7 +81,6 @@ class Pipeline:
         opened = self._open()
         decision = self._decision(opened)
         plan, channels = decision.plan, decision.channels
-        self._check_system_lets(plan)
         with self._phase("compile"):
             started = time.perf_counter()
             network = with_channels(opened.network, channels)
@@ -145,7 +145,6 @@ class Pipeline:
         evidence = self._measured(opened).evidence
         with self._phase("plan"):
             planner, selection, plan = self._plan(opened, evidence)
-            self._check_system_lets(plan)
             grid = tuple(
                 (rho, planner.cost(self._select(opened, evidence, rho).picked, self._target)) for rho in RHO_GRID
             )
@@ -171,6 +170,7 @@ class Pipeline:
         """What trains and how: as an interrupted run decided, else found out now, and kept."""
         kept = read_decision(self.workspace / DECISION, self.request, opened)
         if kept is not None:
+            self._check_system_lets(kept.plan)
             self.events.emit("resumed", layers=kept.plan.layers)
             return kept
         measured = self._measured(opened)
@@ -180,7 +180,7 @@ class Pipeline:
         decision = Decision(
             request=self.request,
             model_sha256=model_sha256(opened),
-            dataset_fingerprint=opened.dataset.fingerprint,
+            dataset_sha256=content_sha256(opened.dataset),
             selection=selection.noting_channels(channels),
             topology=_note(measured.topology),
             plan=plan,
@@ -292,6 +292,7 @@ class Pipeline:
             lambda fits: self._select(opened, evidence, request.rho, fits),
             lambda plan: self._pace(opened, planner, plan),
         )
+        self._check_system_lets(plan)
         self.events.emit("picked", layers=selection.picked, plan=asdict(plan))
         return planner, selection, plan
 

@@ -177,6 +177,8 @@ def keep_rows(prefix: Prefix, path: Path, keeping: Keeping, after: Callable[[int
                 raise InputError("activations before the first trained layer do not fit float16: keep float32")
             file.write(values.tobytes())
             check_file.write(b"".join(_check(row.tobytes()) for row in values))
+            file.flush()  # in this order: a killed process leaves no check without its row
+            check_file.flush()
             after(end + images * flip, total)
     return KeptRows(path, keeping.dtype, images, prefix.crossing)
 

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ondevice.checkpoint import is_kept
 from ondevice.documents import read_document, write_document
 from ondevice.request import Request
 from signatures.durable import sync_file, sync_folder
 from signatures.errors import CapabilityError, UsageError
 
 ADAPTED, WEIGHTS, REPORT = RESULTS = ("adapted.tflite", "weights.npz", "report.json")
-EVENTS, WORK, FINISHED = TRACES = ("events.jsonl", "work", "finished")
+EVENTS = "events.jsonl"
+WORK, FINISHED, BEGUN, DISCARDED = FOLDERS = ("work", "finished", "begun", "discarded")
 DECISION = "decision.json"
 REQUEST = "request.json"
 _FORMAT, _VERSION = "adabet-request", 1
@@ -43,13 +43,16 @@ def begun(run: Path, request: Request, force: bool) -> Iterator[None]:
             raise PermissionError(13, os.strerror(13))
     with _locked(run):
         with _told(run):
-            publish(run)
+            _tidy(run)
             if not force:
                 _check_nothing_is_lost(run)
-            _remove(run / WORK)
+            (run / BEGUN).mkdir()
+            write_document(request, run / BEGUN / REQUEST, _FORMAT, _VERSION)
+            if (run / WORK).exists():
+                (run / WORK).rename(run / DISCARDED)
+            (run / BEGUN).rename(run / WORK)
+            _tidy(run)
             (run / EVENTS).write_bytes(b"")
-            (run / WORK).mkdir()
-            write_document(request, run / WORK / REQUEST, _FORMAT, _VERSION)
         yield
 
 
@@ -60,11 +63,12 @@ def resumed(run: Path) -> Iterator[Request | None]:
     None where the run is finished. UsageError if there is nothing to go on with, or another process works in it;
     InputError where what it kept is damaged; CapabilityError if it cannot be written.
     """
-    if not (run / EVENTS).exists():
-        raise UsageError(f"{run} holds no run to go on with")
+    with _told(run):
+        if not (run / EVENTS).exists():
+            raise UsageError(f"{run} holds no run to go on with")
     with _locked(run):
         with _told(run):
-            publish(run)
+            _tidy(run)
             kept = run / WORK / REQUEST
             request = read_document(Request, kept, _FORMAT, _VERSION) if kept.exists() else None
             if request is None and not (run / REPORT).exists():
@@ -95,8 +99,19 @@ def publish(run: Path) -> None:
     shutil.rmtree(finished)
 
 
+def _tidy(run: Path) -> None:
+    """Go on with whatever a process was killed at between two states of the folder."""
+    publish(run)
+    if (run / DISCARDED).exists() and not (run / WORK).exists():
+        (run / BEGUN).rename(run / WORK)
+    for name in (BEGUN, DISCARDED):
+        if (run / name).exists():
+            shutil.rmtree(run / name)
+
+
 def _check_no_others(run: Path) -> None:
-    foreign = sorted(entry.name for entry in run.iterdir() if entry.name not in RESULTS + TRACES)
+    ours = (*RESULTS, EVENTS, *FOLDERS) if (run / EVENTS).exists() else RESULTS  # a run begins with its events
+    foreign = sorted(entry.name for entry in run.iterdir() if entry.name not in ours)
     if foreign:
         raise UsageError(f"{run} holds other files ({', '.join(foreign[:3])}): choose another --out")
 
@@ -104,17 +119,10 @@ def _check_no_others(run: Path) -> None:
 def _check_nothing_is_lost(run: Path) -> None:
     if any((run / name).exists() for name in RESULTS):
         raise UsageError(f"{run} holds the result of a run: choose another --out, or --force to replace it")
-    if is_kept(run / WORK):
+    if (run / WORK / DECISION).exists():
         raise UsageError(
-            f"{run} holds a training that was interrupted: go on with `--resume {run}`, or --force to start anew"
+            f"{run} holds a run that was interrupted: go on with `--resume {run}`, or --force to start anew"
         )
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -62,6 +62,17 @@ def test_files_of_others_are_never_touched(abused: Abused, more: tuple[str, ...]
     assert snapshot(abused.run) == before
 
 
+@pytest.mark.parametrize("more", [(), ("--force",)])
+@pytest.mark.parametrize("name", ["work", "finished", "begun", "discarded"])
+def test_folders_of_others_are_never_touched(abused: Abused, name: str, more: tuple[str, ...]) -> None:
+    """Without the events with which each run begins, a folder is not ours, whatever its name."""
+    (abused.run / name).mkdir(parents=True)
+    (abused.run / name / "report.json").write_text("mine")
+    before = snapshot(abused.run)
+    abused.refused(2, f"holds other files ({name})", by=lambda: abused.adapt(*more))
+    assert snapshot(abused.run) == before
+
+
 def test_the_bundle_is_no_run_folder(abused: Abused) -> None:
     abused.refused(2, "holds other files", by=lambda: abused.adapt("--force", out=abused.bundle))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +101,46 @@ def test_the_cuts_are_of_several_kinds() -> None:
     shapes = [[t.shape for t in cut.suffix.inputs] for cut in CUTS.values()]
     assert {len(each) for each in shapes} == {1, 2}
     assert {shape[0] for each in shapes for shape in each} == {1, 16}
+
+
+# What a killed process leaves ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("spoil", ["nothing", "a row", "half a row", "checks that are missing"])
+def test_rows_that_were_written_are_not_made_again(tmp_path: Path, mirrored: bool, spoil: str) -> None:
+    """Killed without notice in the middle: only what is not whole, and the rest of its batch, runs again."""
+    cut = CUTS["one value"]
+    whole = keep_rows(prefix_of(cut, split(), tmp_path), tmp_path / "whole", keeping(mirrored=mirrored), silent)
+    path, total = tmp_path / "rows", IMAGES * (2 if mirrored else 1)
+    stop = total - BATCH
+
+    def die(done: int, total: int) -> None:
+        if done >= stop:
+            os._exit(9)
+
+    child = os.fork()
+    if not child:
+        keep_rows(prefix_of(cut, split(), tmp_path), path, keeping(mirrored=mirrored), die)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    row_bytes = whole.path.stat().st_size // total
+    left = path.stat().st_size // row_bytes
+    assert left >= stop
+    if spoil == "a row":
+        content = bytearray(path.read_bytes())
+        content[5 * row_bytes] ^= 1
+        path.write_bytes(content)
+    elif spoil == "half a row":
+        path.write_bytes(path.read_bytes()[: -row_bytes // 2])
+    elif spoil == "checks that are missing":
+        path.with_name("rows.crc32").unlink()
+    told: list[int] = []
+    keep_rows(prefix_of(cut, split(), tmp_path), path, keeping(mirrored=mirrored), lambda done, _: told.append(done))
+    assert path.read_bytes() == whole.path.read_bytes()
+    assert path.with_name("rows.crc32").read_bytes() == whole.path.with_name("whole.crc32").read_bytes()
+    first = {"nothing": left, "a row": 5 - 5 % BATCH, "half a row": left - 1, "checks that are missing": 0}[spoil]
+    assert len(told) <= -(-(total - first) // BATCH) + 1
 
 
 # What is kept --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from tests.reliability.lab import KINDS, STEPS, Fault, Lab, Trial, comparable, ended, wait_for
+from tests.reliability.lab import KINDS, RESULTS, STEPS, Fault, Lab, Trial, comparable, ended, wait_for
 from tests.reliability.trials import fail_and_go_on, interrupt, kill_and_go_on, kill_at_random, operations
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -22,10 +22,16 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def some(lab: Lab) -> list[int]:
-    """File operations, some of each phase."""
-    names = operations(lab)
-    assert len(names) > 100
+def names(lab: Lab) -> list[str]:
+    """File operations of a whole run."""
+    found = operations(lab)
+    assert len(found) > 100
+    return found
+
+
+@pytest.fixture(scope="module")
+def some(lab: Lab, names: list[str]) -> list[int]:
+    """Numbers of some file operations, from the first to the last."""
     return list(range(1 + list(KINDS).index(lab.kind), len(names) + 1, 47))
 
 
@@ -52,10 +58,10 @@ def test_a_signal_ends_a_run_that_can_go_on(lab: Lab, signum: signal.Signals, ph
 
 
 @pytest.fixture
-def killed(lab: Lab) -> Trial:
+def killed(lab: Lab, names: list[str]) -> Trial:
     """A trial whose process was killed in the middle of training."""
     trial = lab.fresh()
-    renames = [i for i, name in enumerate(operations(lab), 1) if name.startswith("rename") and "safetensors" in name]
+    renames = [i for i, name in enumerate(names, 1) if name.startswith("rename") and "safetensors" in name]
     assert trial.start(Fault(renames[len(renames) // 2])).code == -signal.SIGKILL
     assert 0 < trial.steps_made() < STEPS
     return trial
@@ -73,6 +79,21 @@ def test_force_starts_anew(killed: Trial) -> None:
     assert killed.start(more=["--force"]).code == 0
     assert killed.steps_made() == before + STEPS
     assert killed.results() == killed.lab.expected
+
+
+def test_force_that_is_killed_leaves_the_old_run_or_the_new_one(killed: Trial, names: list[str]) -> None:
+    """Killed before each operation until the new run has begun: what goes on is whole, and of one of the two."""
+    arguments = ["--force", "--seed", "3"]
+    first = next(i for i, name in enumerate(names, 1) if "probe" in name or "compile" in name or "train-" in name)
+    for at in range(1, first + 8, 3):
+        copy = killed.lab.fresh()
+        shutil.copytree(killed.run, copy.run)
+        assert copy.start(Fault(at), more=arguments).code == -signal.SIGKILL
+        done = copy.resume()
+        assert done.code == 0, done.stderr
+        seed = json.loads((copy.run / "report.json").read_bytes())["settings"]["seed"]
+        assert (seed, copy.results() == killed.lab.expected) in ((0, True), (3, False))
+        assert {path.name for path in copy.run.iterdir()} == RESULTS | {"events.jsonl"}
 
 
 def test_resume_of_a_finished_run_changes_nothing(killed: Trial) -> None:
@@ -99,14 +120,16 @@ def test_what_a_run_kept_is_checked(killed: Trial, name: str) -> None:
     assert name in refused.stderr
 
 
-def test_other_images_than_at_the_beginning_are_refused(killed: Trial) -> None:
-    classes = killed.lab.pictures / "classes.json"
-    before = classes.read_text()
+@pytest.mark.parametrize("name", ["classes.json", "train/images.npy"])
+def test_other_images_than_at_the_beginning_are_refused(killed: Trial, name: str) -> None:
+    """Another name of a class; one pixel."""
+    path = killed.lab.pictures / name
+    before = path.read_bytes()
     try:
-        classes.write_text(before.replace("red", "rouge"))
+        path.write_bytes(before.replace(b"red", b"rouge") if b"red" in before else before[:-1] + b"\x07")
         refused = killed.resume()
     finally:
-        classes.write_text(before)
+        path.write_bytes(before)
     assert refused.code == 3
     assert "holds other images than when the run was begun" in refused.stderr
     assert killed.finish() <= 1
