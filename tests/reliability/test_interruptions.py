@@ -85,7 +85,7 @@ def test_force_that_is_killed_leaves_the_old_run_or_the_new_one(killed: Trial, n
     """Killed before each operation until the new run has begun: what goes on is whole, and of one of the two."""
     arguments = ["--force", "--seed", "3"]
     first = next(i for i, name in enumerate(names, 1) if "probe" in name or "compile" in name or "train-" in name)
-    for at in range(1, first + 8, 3):
+    for at in range(1, first + 8, 7):
         copy = killed.lab.fresh()
         shutil.copytree(killed.run, copy.run)
         assert copy.start(Fault(at), more=arguments).code == -signal.SIGKILL
