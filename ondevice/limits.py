@@ -27,7 +27,10 @@ class SystemLimit:
 
 
 def system_limit(resident_bytes: int) -> SystemLimit | None:
-    """The tightest limit on a process of which `resident_bytes` are resident now; None where there is none."""
+    """The tightest limit on this process now; None where there is none.
+
+    resident_bytes: what of the memory that it has mapped now is resident, or will be without more being mapped.
+    """
     found = []
     group_bytes = group_limit(_GROUPS, _text(_OF_THIS_PROCESS))
     if group_bytes is not None:

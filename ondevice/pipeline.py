@@ -23,7 +23,7 @@ from ondevice.decision import Decision, model_sha256, read_decision, write_decis
 from ondevice.evaluate import Evaluation, evaluate
 from ondevice.events import Events
 from ondevice.evidence import Measured, Probing, measure, probed_channels
-from ondevice.limits import system_limit
+from ondevice.limits import SystemLimit, system_limit
 from ondevice.meter import Meter, keep_large_blocks_apart, read_resident, release_free_memory
 from ondevice.opening import Opened, open_together
 from ondevice.optimizer import Trainee
@@ -71,7 +71,6 @@ class Pipeline:
         keep_large_blocks_apart()
         self.runtime, _ = interpreter_module()
         self.meter = Meter()
-        self.system_limit = system_limit(read_resident().resident_bytes)
 
     def run(self) -> Report:
         """Adapt, from wherever an interrupted run stopped, and write everything that the run folder holds. Raises
@@ -210,8 +209,9 @@ class Pipeline:
         try:
             return measure(request.criterion, opened, self._probing, self._betti_numbers, self._phase, self._after_run)
         except BudgetError as error:
-            if self.system_limit is not None and self._limit_bytes != request.budget_bytes:
-                raise beyond(self.system_limit, error.least_bytes) from None
+            limit = self._system_limit()
+            if limit is not None and (request.budget_bytes is None or limit.n_bytes < request.budget_bytes):
+                raise beyond(limit, error.least_bytes) from None
             if request.budget_bytes is None or request.criterion in FROM_GRADIENTS:  # they say what else would do
                 raise
             least = self._planner(opened).cost((), 0).peak_bytes
@@ -238,12 +238,22 @@ class Pipeline:
     @property
     def _limit_bytes(self) -> int | None:
         """What the process may take: the budget, or less where the system does not let it have that; None: anything."""
-        limits = [self.request.budget_bytes, None if self.system_limit is None else self.system_limit.n_bytes]
+        system = self._system_limit()
+        limits = [self.request.budget_bytes, None if system is None else system.n_bytes]
         return min((limit for limit in limits if limit is not None), default=None)
 
+    def _system_limit(self) -> SystemLimit | None:
+        return system_limit(read_resident().resident_bytes + self._code_to_come_bytes)
+
+    @property
+    def _code_to_come_bytes(self) -> int:
+        """Of the interpreter's code, what is mapped and will be resident once a model ran; 0 after the first."""
+        return 0 if any(phase.name == "probe" for phase in self.meter.phases) else CODE_BYTES
+
     def _check_system_lets(self, plan: Cost) -> None:
-        if self.system_limit is not None and plan.peak_bytes > self.system_limit.n_bytes:
-            raise beyond(self.system_limit, plan.peak_bytes)
+        limit = self._system_limit()
+        if limit is not None and plan.peak_bytes > limit.n_bytes:
+            raise beyond(limit, plan.peak_bytes)
 
     def _select(self, opened: Opened, evidence: Evidence, rho: float, fits: Fits = lambda names: True) -> Selection:
         request, obstacles = self.request, untrainable(opened.network, opened.layers)
@@ -267,9 +277,8 @@ class Pipeline:
         request = self.request
         room = room_bytes(self.workspace)
         keeping = Keeping(len(opened.dataset.train), request.replay, request.mirror, room)
-        base_bytes = read_resident().resident_bytes + _DRIFT_BYTES
-        if any(phase.name == "probe" for phase in self.meter.phases):  # the interpreter's code is among it already
-            base_bytes -= CODE_BYTES
+        # Planner counts the interpreter's code with each model.
+        base_bytes = read_resident().resident_bytes + self._code_to_come_bytes - CODE_BYTES + _DRIFT_BYTES
         return Planner(
             opened.network,
             request.batch,
