@@ -23,8 +23,6 @@ from android_harness.ssh import TERMUX_PORT
 from ondevice.adapt import parser as adapt_parser
 from signatures.errors import CapabilityError, UsageError, exit_code_of
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, SIGTERM or SIGHUP: what a shell shows of a program that SIGINT ended."""
 _OURS = {"out": "--out", "data": "--data", "json": "--json", "force": "--force", "dry_run": "--dry-run"}
 
 
@@ -110,11 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, signal.default_int_handler)  # the device is to be left as after Ctrl-C
-    try:
-        return exit_code_of(lambda: _on_device(options))
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code_of(lambda: _on_device(options))
 
 
 def _on_device(options: argparse.Namespace) -> int:

@@ -36,7 +36,11 @@ _TOO_LARGE = 2**42
 """For a count, a seed, or mebibytes."""
 _SMALLEST_RATE, _LARGEST_RATE = 2.0**-126, 2.0**127
 """The train signature takes a float32; outside of this it would get a zero or an infinity."""
-_FAILING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+_FAILING = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+}
+"""No room, no right; a broken card, one that was pulled out, a network that is gone."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -123,8 +127,7 @@ def _run(request: Request, run: Path) -> Report:
     """Run it to its end. InterruptedRunError where a signal asks it to stop: what it keeps is whole by then."""
     try:
         with _failing_disk_told(run), Events(run / EVENTS) as events:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(signum, lambda signum, frame: events.stop_soon())
+            _stop_at_signals(events)
             return Pipeline(request, run, default_cache(), events).run()
     except KeyboardInterrupt:
         settle(run / WORK)
@@ -144,9 +147,15 @@ def _outline(options: argparse.Namespace) -> int:
         folder = Path(name)
         (folder / WORK).mkdir()
         with _failing_disk_told(folder), Events(folder / EVENTS) as events:
+            _stop_at_signals(events)
             outline = Pipeline(_request(options), folder, default_cache(), events).outline()
     print(json.dumps(outline.document()) if options.json else render_outline(outline))
     return 0
+
+
+def _stop_at_signals(events: Events) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda signum, frame: events.stop_soon())
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -214,13 +223,16 @@ def _request(options: argparse.Namespace) -> Request:
 
 @contextmanager
 def _failing_disk_told(run: Path) -> Iterator[None]:
-    """Raise CapabilityError where a file of the run cannot be written: no room, no right, a broken card."""
+    """Raise CapabilityError where a file cannot be written, or read any more."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FAILING:
             raise
-        raise CapabilityError(f"cannot write to {run}: {error.strerror}; make room, or choose another --out") from None
+        where = error.filename or f"a file in {run}, or the data"
+        raise CapabilityError(
+            f"cannot write or read {where}: {error.strerror}; make room or mend that, or choose another --out"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -74,11 +74,15 @@ def too_small(budget_bytes: int, least_bytes: int) -> BudgetError:
     )
 
 
-def beyond(limit: SystemLimit, needed_bytes: int) -> BudgetError:
-    """What to raise where the system will not let the process have what it needs."""
+def beyond(limit: SystemLimit, needed_bytes: int, begun: bool = False) -> BudgetError:
+    """What to raise where the system will not let the process have what it needs.
+
+    begun: the run was begun where it fitted; it goes on with the layers that it has picked, or not at all.
+    """
     least = max(1, limit.n_bytes * 95 // 100 // _MIB)
+    otherwise = "start anew with --force and" if begun else "give"
     return BudgetError(
         f"it would take {-(-needed_bytes // _MIB)} MiB, and the {limit.name} leaves {limit.n_bytes // _MIB}: raise "
-        f"that, or give --budget-mib {least} and have layers passed over that do not fit",
+        f"that, or {otherwise} --budget-mib {least} and have layers passed over that do not fit",
         needed_bytes,
     )

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 
 from ondevice.optimizer import Trainee
 from ondevice.training import Progress
-from signatures.durable import replacing, sync_file, sync_folder
+from signatures.durable import overwriting, replacing, sync_file, sync_folder
 from signatures.errors import InputError
 from signatures.files import open_regular
 
 FORMAT, VERSION = "adabet-checkpoint", 1
-DURABLE, LATEST = NAMES = ("checkpoint.safetensors", "latest.safetensors")
-"""On the disk for sure, now and then; and after every step, where a killed process leaves it, but not a power cut."""
+DURABLE, *LATEST = NAMES = ("checkpoint.safetensors", "latest-0.safetensors", "latest-1.safetensors")
+"""On the disk for sure, now and then; and after every step, in turn, where a process that is killed leaves at least one
+of them whole, but not a power cut."""
 _SHARE = 0.05
 """Of the time of training, what durable checkpoints may take: on an SD card each waits for the card."""
 _MOST_HEADER_BYTES = 16 << 20
@@ -38,13 +39,16 @@ _PIECE_BYTES = 1 << 20
 
 
 def write_checkpoint(path: Path, run: str, trainee: Trainee, progress: Progress, durable: bool = True) -> None:
-    """Write a checkpoint to `path`, replaced atomically; `run` is the identity of the training."""
+    """Write a checkpoint to `path`; `run` is the identity of the training.
+
+    `durable`: it replaces an older one in one step, and is on the disk; otherwise the older one is written over.
+    """
     tensors = _tensors(trainee, np.array(progress.losses, np.float64))
     metadata = _metadata(run, trainee, progress)
     digest = hashlib.sha256(_header(tensors, metadata))
     for tensor in tensors.values():
         digest.update(_bytes(tensor))
-    with replacing(path, durable) as file:
+    with replacing(path) if durable else overwriting(path) as file:
         file.write(_header(tensors, {**metadata, "sha256": digest.hexdigest()}))
         for tensor in tensors.values():
             file.write(_bytes(tensor))
@@ -82,7 +86,8 @@ class Checkpoints:
         """After each step: what a killed process leaves is at most a step behind."""
         started = time.monotonic()
         if self._cost_s > _SHARE * (started - self._written_at):
-            write_checkpoint(self.folder / LATEST, self.run, trainee, progress, durable=False)
+            path = self.folder / LATEST[progress.steps % len(LATEST)]
+            write_checkpoint(path, self.run, trainee, progress, durable=False)
             return
         write_checkpoint(self.folder / DURABLE, self.run, trainee, progress)
         self._written_at = time.monotonic()
@@ -95,7 +100,7 @@ class Checkpoints:
             try:
                 with _opened(self.folder / name) as file:
                     found = _checked(self.folder / name, file, self.run, trainee)
-            except InputError:  # a power cut may have spoilt one of them
+            except InputError:  # a kill or a power cut may have spoilt one of them
                 continue
             steps[name] = found.steps
         if not steps:
@@ -113,7 +118,8 @@ def settle(folder: Path) -> None:
     for name in NAMES:
         with suppress(OSError):
             sync_file(folder / name)
-    sync_folder(folder)
+    with suppress(OSError):
+        sync_folder(folder)
 
 
 def _tensors(trainee: Trainee, losses: NDArray[np.float64]) -> dict[str, NDArray[np.generic]]:

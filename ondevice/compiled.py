@@ -82,7 +82,16 @@ def _is_intact(path: Path) -> bool:
 
 def _prune(cache: Path) -> None:
     remove_left_over(cache)
-    files = sorted(cache.glob("train-*.tflite"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = sorted(cache.glob("train-*.tflite"), key=_used_at, reverse=True)
     for path in files[KEPT_FILES:]:
         path.unlink(missing_ok=True)
-        _digest_path(path).unlink(missing_ok=True)
+    for path in cache.glob("train-*.sha256"):
+        if not path.with_suffix(".tflite").exists():
+            path.unlink(missing_ok=True)
+
+
+def _used_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process has just removed it
+        return 0.0

@@ -24,7 +24,7 @@ from ondevice.evaluate import Evaluation, evaluate
 from ondevice.events import Events
 from ondevice.evidence import Measured, Probing, measure, probed_channels
 from ondevice.limits import SystemLimit, system_limit
-from ondevice.meter import Meter, keep_large_blocks_apart, read_resident, release_free_memory
+from ondevice.meter import Meter, PhaseMemory, keep_large_blocks_apart, read_resident, release_free_memory
 from ondevice.opening import Opened, open_together
 from ondevice.optimizer import Trainee
 from ondevice.outline import RHO_GRID, Outline
@@ -108,7 +108,7 @@ class Pipeline:
             if not math.isfinite(after.loss):
                 rate = request.learning_rate / 10
                 raise DivergedError(f"the adapted network's test loss is {after.loss}. Try --lr {rate:.2g}")
-        phases = {phase.name: phase for phase in (*decision.phases, *self.meter.phases)}
+        phases = self._phases(decision)
         report = Report(
             settings=self._settings(),
             environment=environment(self.runtime),
@@ -128,8 +128,8 @@ class Pipeline:
             after=after,
             epochs=progress.epochs(),
             step_losses=progress.losses,
-            phases=tuple(phases.values()),
-            peak_bytes=max(phase.peak_bytes for phase in phases.values()),
+            phases=phases,
+            peak_bytes=max(phase.peak_bytes for phase in phases),
             adapted=str(self.folder / ADAPTED),
             adapted_sha256=file_sha256(adapted),
         )
@@ -169,7 +169,7 @@ class Pipeline:
         """What trains and how: as an interrupted run decided, else found out now, and kept."""
         kept = read_decision(self.workspace / DECISION, self.request, opened)
         if kept is not None:
-            self._check_system_lets(kept.plan)
+            self._check_system_lets(kept.plan, begun=True)
             self.events.emit("resumed", layers=kept.plan.layers)
             return kept
         measured = self._measured(opened)
@@ -189,18 +189,24 @@ class Pipeline:
         write_decision(decision, self.workspace / DECISION)
         return decision
 
+    def _phases(self, decision: Decision) -> tuple[PhaseMemory, ...]:
+        """Those so far, of a run that was interrupted too; of a phase that ran more than once, the last."""
+        return tuple({phase.name: phase for phase in (*decision.phases, *self.meter.phases)}.values())
+
     def _before(self, opened: Opened, decision: Decision) -> Evaluation:
         """The network on the test split before it trains. InputError where it does not even compute."""
         if decision.before is not None:
             return decision.before
         with self._phase("before"):
-            before = self._evaluate(opened, opened.network, self.workspace / "before.tflite")
+            path = self.workspace / "before.tflite"
+            before = self._evaluate(opened, opened.network, path)
+            path.unlink()
             if not math.isfinite(before.loss):
                 raise InputError(
                     f"before any training, the test loss is {before.loss}: {self.request.bundle} holds broken weights, "
                     f"or {self.request.data} broken images"
                 )
-        done = replace(decision, before=before, phases=(*decision.phases, self.meter.phases[-1]))
+        done = replace(decision, before=before, phases=self._phases(decision))
         write_decision(done, self.workspace / DECISION)
         return before
 
@@ -250,10 +256,10 @@ class Pipeline:
         """Of the interpreter's code, what is mapped and will be resident once a model ran; 0 after the first."""
         return 0 if any(phase.name == "probe" for phase in self.meter.phases) else CODE_BYTES
 
-    def _check_system_lets(self, plan: Cost) -> None:
+    def _check_system_lets(self, plan: Cost, begun: bool = False) -> None:
         limit = self._system_limit()
         if limit is not None and plan.peak_bytes > limit.n_bytes:
-            raise beyond(limit, plan.peak_bytes)
+            raise beyond(limit, plan.peak_bytes, begun)
 
     def _select(self, opened: Opened, evidence: Evidence, rho: float, fits: Fits = lambda names: True) -> Selection:
         request, obstacles = self.request, untrainable(opened.network, opened.layers)
@@ -312,6 +318,7 @@ class Pipeline:
         cut = cut_before(planner.trained_network(plan.layers), plan.layers)
         compiled = self._compile(opened, cut, plan, planner.some_channels(plan.layers))
         train = images_a_second(LoadedModel(compiled.path, self.request.threads), "gradients", plan.micro_batch)
+        path.unlink()
         return Pace(forward * sum(layer.macs for layer in opened.layers), train * plan.train_macs)
 
     def _subset(self, layers: Sequence[Layer], plan: Cost) -> Subset:

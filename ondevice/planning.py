@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ondevice.channels import some_channels
+from ondevice.checkpoint import NAMES as CHECKPOINTS
 from ondevice.replay import Keeping
 from signatures.build import inference_model
 from signatures.channels import Channels, with_channels
@@ -75,12 +76,12 @@ class Planner:
         layers = [layer.name for layer in find_layers(self.network)]
         chosen = {*names, layers[-1]}
         cut = cut_before(self.trained_network(names), chosen)
-        kept_bytes = self.keeping.kept_bytes(cut)
+        subset = subset_of(find_layers(cut.suffix), chosen, chosen - {layers[-1]} if self.bias_only else ())
+        weight_bytes = 4 * subset.size
+        kept_bytes = self.keeping.kept_bytes(cut, self._other_files_bytes(weight_bytes))
         prefix_batch, prefix_bytes = self._prefix(cut, target_bytes)
         # A prefix whose results cannot be kept stays loaded beside the rest.
         beside = 0 if kept_bytes or cut.at_input else prefix_bytes - self.base_bytes
-        subset = subset_of(find_layers(cut.suffix), chosen, chosen - {layers[-1]} if self.bias_only else ())
-        weight_bytes = 4 * subset.size
         trained_bytes = sum(4 * layer.parameters for layer in find_layers(self.network) if layer.name in chosen)
         # Weights, gradients added up, those that the interpreter hands out, and what the optimizer keeps.
         beside += (3 + len(self.optimizer.slots)) * weight_bytes
@@ -96,6 +97,12 @@ class Planner:
             prefix_macs=sum(map(op_macs, cut.prefix.ops)),
             train_macs=train_macs,
         )
+
+    def _other_files_bytes(self, weight_bytes: int) -> int:
+        """Of files beside the rows: prefix and suffix, the adapted network, its trained weights, and checkpoints."""
+        network_bytes = sum(4 * layer.parameters for layer in find_layers(self.network))
+        checkpoint_bytes = (1 + len(self.optimizer.slots)) * weight_bytes
+        return 2 * network_bytes + weight_bytes + (len(CHECKPOINTS) + 1) * checkpoint_bytes  # one is being written
 
     def some_channels(self, names: Sequence[str]) -> Channels:
         """As many channels of the named layers as train, whichever they are: all cost the same."""

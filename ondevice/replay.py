@@ -27,7 +27,7 @@ from signatures.micro_batches import input_name
 
 _CHECK_BYTES = 4
 SPARE_BYTES = 64 << 20
-"""What is left free on the disk, beside room for the results."""
+"""What is left free on the disk."""
 
 
 class Features(Protocol):
@@ -135,17 +135,17 @@ class Keeping:
         """Rows an image."""
         return 2 if self.mirrored else 1
 
-    def kept_bytes(self, cut: Cut) -> int:
-        """Size of the file of rows; 0 where there is nothing to keep, or no room for it."""
+    def kept_bytes(self, cut: Cut, other_bytes: int) -> int:
+        """Size of the file of rows; 0 where there is nothing to keep, or no room for it and for `other_bytes`."""
         if cut.at_input:
             return 0
         elements = sum(tensor.size for tensor in cut.prefix.outputs)
         n_bytes = elements * np.dtype(self.dtype).itemsize * self.images * self.variants
-        return n_bytes if n_bytes <= self.room_bytes else 0
+        return n_bytes if n_bytes + other_bytes <= self.room_bytes else 0
 
 
 def room_bytes(folder: Path) -> int:
-    """Bytes that rows may take on the disk of `folder`."""
+    """Bytes that a run may take on the disk of `folder`."""
     return max(0, shutil.disk_usage(folder).free - SPARE_BYTES)
 
 

@@ -34,6 +34,18 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
+@contextmanager
+def overwriting(path: Path) -> Iterator[BinaryIO]:
+    """A file that is written over where it lies, and made if it is not there. Killed within the block, it is spoilt.
+
+    For what is written again and again: many file systems send a file that takes another's place to the disk at once,
+    and one that is written over only every half minute (docs/decisions.md).
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+        yield file
+        file.truncate()
+
+
 def sync_file(path: Path) -> None:
     """Have on the disk what was written to a file."""
     with path.open("rb") as file:

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import TextIO
 
 
 class AdabetError(Exception):
@@ -55,29 +56,67 @@ class CapabilityError(AdabetError):
     exit_code = 7
 
 
-CLOSED_PIPE = 141
-"""Exit code where what reads our output has closed it: what a shell shows of a program that SIGPIPE ended."""
+CLOSED_PIPE, INTERRUPTED = 141, 130
+"""Exit codes where what reads our output has closed it, and of Ctrl-C where nothing is there to go on with: what a
+shell shows of a program that SIGPIPE or SIGINT ended."""
 
 
 def exit_code_of(command: Callable[[], int]) -> int:
     """Run a command and return its exit code; what goes wrong is told on stderr, in one line unless it is our bug."""
+    _open_standard_streams()
     try:
-        try:
-            return command()
-        except AdabetError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
-        except BrokenPipeError:
-            raise
-        except Exception:
-            traceback.print_exc()
-            print("error: this is a bug in the program, please report it with the lines above", file=sys.stderr)
-            return AdabetError.exit_code
-        finally:
-            sys.stdout.flush()
+        code = _told(command)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
-        # Python flushes both once more when it ends, and would tell of what it cannot write.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+        _silence(sys.stdout, sys.stderr)
         return CLOSED_PIPE
+    except OSError as error:
+        _silence(sys.stdout)
+        _tell(f"error: cannot write the result to standard output: {error.strerror}")
+        return CapabilityError.exit_code
+
+
+def _told(command: Callable[[], int]) -> int:
+    """OSError where standard output cannot be written."""
+    try:
+        return command()
+    except AdabetError as error:
+        _tell(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _tell("error: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError):
+            print(flush=True)  # fails again where that was what failed
+        _tell(traceback.format_exc() + "error: this is a bug in the program, please report it with the lines above")
+        return AdabetError.exit_code
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except OSError:  # a full log; the exit code still tells
+        pass
+
+
+def _open_standard_streams() -> None:
+    """Where a command was started without one of them (`>&-`), the next file that it opens would be that one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+
+
+def _silence(*streams: TextIO) -> None:
+    """Python flushes them once more when it ends, and would tell of what it cannot write."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from signatures.errors import InputError
+from signatures.errors import INTERRUPTED, InputError
 from signatures.files import read_json
 
 # Compiling takes seconds here, up to minutes on a slow board.
@@ -86,6 +87,7 @@ def compute(d2: NDArray[np.float64], folder: Path) -> Answer:
 
     Raises:
         ChildError: whatever goes wrong.
+        KeyboardInterrupt: if that is what ended the child.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,6 +104,8 @@ def compute(d2: NDArray[np.float64], folder: Path) -> Answer:
                 errors="replace",
                 timeout=_TIMEOUT_S,
             )
+            if done.returncode in (-signal.SIGINT, INTERRUPTED):
+                raise KeyboardInterrupt  # Ctrl-C goes to all processes of a terminal
             if done.returncode:
                 raise ChildError(f"The Numba process {_ending(done.returncode)}{_last_line(done.stderr)}")
             return _parsed(json.loads(done.stdout), np.load(answer, allow_pickle=False), len(d2))

@@ -33,9 +33,9 @@ from profiling.measure.metrics import METRICS, shown
 from profiling.measure.record import Failure, Record, append_record, prepare_file, tell
 from profiling.measure.scenarios import SCENARIOS, Reading, Scenario
 from profiling.measure.show import render, runs_of
-from signatures.errors import CapabilityError, exit_code_of
+from signatures.errors import INTERRUPTED, CapabilityError, exit_code_of
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 """Exit codes: a process failed; Ctrl-C."""
 _LAST_LINES, _LONGEST_LINE = 5, 300
 """How much of what a failed process said is recorded."""

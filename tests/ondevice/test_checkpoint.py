@@ -133,18 +133,36 @@ def test_anything_else_is_refused(tmp_path: Path, case: str) -> None:
     assert same(reader, trainee(1))
 
 
-def test_the_newest_that_is_whole_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("latest", LATEST)
+def test_the_newest_that_is_whole_is_read(tmp_path: Path, latest: str) -> None:
     older, newer, reader = trainee(2), trainee(3), trainee(1)
     write_checkpoint(tmp_path / DURABLE, "run", older, Progress((0.5,), (1.0,)))
-    write_checkpoint(tmp_path / LATEST, "run", newer, PROGRESS)
+    write_checkpoint(tmp_path / latest, "run", newer, PROGRESS)
     assert Checkpoints(tmp_path, "run").read(reader) == PROGRESS
     assert same(reader, newer)
-    (tmp_path / LATEST).write_bytes(b"a power cut")
+    (tmp_path / latest).write_bytes(b"a power cut")
     assert Checkpoints(tmp_path, "run").read(reader) == Progress((0.5,), (1.0,))
     assert same(reader, older)
     (tmp_path / DURABLE).unlink()
     assert Checkpoints(tmp_path, "run").read(reader) == Progress()
     assert same(reader, older)
+
+
+def test_the_last_checkpoint_is_never_the_one_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a process is killed while it writes the next, that of the step before is read."""
+    monkeypatch.setattr("ondevice.checkpoint._SHARE", 1e-9)  # the first is durable, and no other
+    checkpoints, one, reader = Checkpoints(tmp_path, "run"), trainee(), trainee(1)
+    progress = Progress()
+    for step in range(6):
+        progress = progress.after_step(0.5, 0, 1.0)
+        one.add({name: np.ones(value.shape) for name, value in one.weights.items()})
+        one.step(0.1)
+        checkpoints.write(one, progress)
+        if step:
+            spoilt = tmp_path / LATEST[(progress.steps + 1) % 2]
+            spoilt.write_bytes(b"killed while it was written" + bytes(spoilt.stat().st_size if step > 1 else 0))
+        assert Checkpoints(tmp_path, "run").read(reader) == progress
+        assert same(reader, one)
 
 
 def test_a_slow_disk_is_waited_for_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

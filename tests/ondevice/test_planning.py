@@ -52,6 +52,12 @@ def a_mebibyte_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "footprint", footprint)
 
 
+_ALL, _LAST = (sum(4 * layer.parameters for layer in find_layers(NETWORK) if layer.name in n) for n in (LAYERS, LAST))
+OTHER_FILES = 2 * _ALL + _LAST + 4 * 2 * _LAST
+"""The network as the prefix and suffix and as it is adapted, its weights, and of these and their momentum three
+checkpoints and one that is being written."""
+
+
 def planner(optimizer: Optimizer | None = None, room_bytes: int = 1 << 40, batch: int = BATCH) -> Planner:
     keeping = Keeping(IMAGES, "float32", mirrored=False, room_bytes=room_bytes)
     return Planner(NETWORK, batch, optimizer or Optimizer(), "a runtime", BASE, keeping)
@@ -121,7 +127,13 @@ def test_rows_are_kept_of_all_images() -> None:
     assert not cut.at_input
     kept = planner().cost(LAST).kept_bytes
     assert kept == 4 * IMAGES * sum(tensor.size for tensor in cut.suffix.inputs)
-    assert planner(room_bytes=kept).cost(LAST).kept_bytes == kept
+    assert planner(room_bytes=kept + OTHER_FILES).cost(LAST).kept_bytes == kept
+    assert planner(room_bytes=kept + OTHER_FILES - 1).cost(LAST).kept_bytes == 0
+
+
+def test_checkpoints_of_an_optimizer_with_more_state_need_more_room() -> None:
+    kept = planner().cost(LAST).kept_bytes
+    assert planner(Optimizer("adam"), kept + OTHER_FILES).cost(LAST).kept_bytes == 0
 
 
 def test_a_prefix_that_stays_loaded_counts_beside_the_rest() -> None:

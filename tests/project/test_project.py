@@ -259,6 +259,6 @@ def test_exit_codes_of_the_readme() -> None:
 
 def test_exit_codes_of_the_formats() -> None:
     rows = [(row[1].strip("`"), int(row[0])) for row in exit_code_table("docs/formats.md")]
-    assert [code for name, code in rows if name == "–"] == [0, android_harness.command_line.INTERRUPTED]
+    assert [code for name, code in rows if name == "–"] == [0, signatures.errors.INTERRUPTED]
     of_devices = {name: code for name, code in exit_codes(android_harness.errors).items() if code >= 10 and code != 70}
     assert {name: code for name, code in rows if name != "–"} == exit_codes() | of_devices

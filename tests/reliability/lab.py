@@ -191,10 +191,10 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
         process.wait()
 
 
-def wait_for(path: Path, text: str) -> None:
-    """Until a file holds some text."""
+def wait_for(folder: Path, pattern: str, text: str) -> None:
+    """Until a file in `folder` holds some text."""
     deadline = time.monotonic() + TIMEOUT_S
-    while not (path.exists() and text in path.read_text()):
+    while not any(text in path.read_text() for path in folder.glob(pattern)):
         assert time.monotonic() < deadline, f"{text} never came"
         time.sleep(0.001)
 

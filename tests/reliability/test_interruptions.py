@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 import signal
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -57,12 +58,27 @@ def test_a_signal_ends_a_run_that_can_go_on(lab: Lab, signum: signal.Signals, ph
     interrupt(lab, signum, phase)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda signum: signum.name)
+def test_a_signal_ends_a_dry_run_without_traces(
+    lab: Lab, signum: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    trial = lab.fresh()
+    with trial.process([*trial.arguments, "--dry-run"]) as process:
+        wait_for(tmp_path, "adabet-*/events.jsonl", "open")
+        process.send_signal(signum)
+        stopped = ended(process)
+    assert (stopped.code, stopped.stderr.splitlines()[-1]) == (130, "error: interrupted")
+    assert list(tmp_path.iterdir()) == []
+    assert not trial.run.exists()
+
+
 @pytest.fixture
 def killed(lab: Lab, names: list[str]) -> Trial:
     """A trial whose process was killed in the middle of training."""
     trial = lab.fresh()
-    renames = [i for i, name in enumerate(names, 1) if name.startswith("rename") and "safetensors" in name]
-    assert trial.start(Fault(renames[len(renames) // 2])).code == -signal.SIGKILL
+    checkpoints = [i for i, name in enumerate(names, 1) if "safetensors" in name]
+    assert trial.start(Fault(checkpoints[len(checkpoints) // 2])).code == -signal.SIGKILL
     assert 0 < trial.steps_made() < STEPS
     return trial
 
@@ -103,7 +119,7 @@ def test_resume_of_a_finished_run_changes_nothing(killed: Trial) -> None:
     assert {path: path.read_bytes() for path in killed.run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("spoilt", ["checkpoint.safetensors", "latest.safetensors"])
+@pytest.mark.parametrize("spoilt", ["checkpoint.safetensors", "latest-0.safetensors", "latest-1.safetensors"])
 def test_a_checkpoint_that_a_power_cut_spoilt_is_passed_over(killed: Trial, spoilt: str) -> None:
     """The other one is older; the weights at the end are the same."""
     path = killed.run / "work" / spoilt
@@ -138,7 +154,7 @@ def test_other_images_than_at_the_beginning_are_refused(killed: Trial, name: str
 def test_two_processes_do_not_share_a_run_folder(lab: Lab) -> None:
     trial = lab.fresh()
     with trial.process(trial.arguments) as first:
-        wait_for(trial.run / "events.jsonl", "open")
+        wait_for(trial.run, "events.jsonl", "open")
         first.send_signal(signal.SIGSTOP)
         refused = [trial.start(), trial.start(more=["--force"]), trial.resume()]
         first.send_signal(signal.SIGCONT)

@@ -69,7 +69,7 @@ def interrupt(lab: Lab, signum: signal.Signals, phase: str) -> None:
     """Send a signal when a phase starts: exit code 5 and what to do, and a run that goes on."""
     trial = lab.fresh()
     with trial.process(trial.arguments) as process:
-        wait_for(trial.run / "events.jsonl", f'"phase": "{phase}"')
+        wait_for(trial.run, "events.jsonl", f'"phase": "{phase}"')
         process.send_signal(signum)
         stopped = ended(process)
     assert stopped.code == 5, stopped.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from signatures.durable import remove_left_over, replacing
+from signatures.durable import overwriting, remove_left_over, replacing
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -37,6 +37,19 @@ def test_what_fails_leaves_the_old_file_and_no_other(tmp_path: Path, error: type
         fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("old", [None, b"o", b"old and longer"])
+def test_a_file_is_written_over(tmp_path: Path, old: bytes | None) -> None:
+    """The same file: another name of it sees it too."""
+    path, alias = tmp_path / "a", tmp_path / "b"
+    if old is not None:
+        path.write_bytes(old)
+        alias.hardlink_to(path)
+    with overwriting(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert old is None or alias.read_bytes() == b"new"
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:

@@ -251,6 +251,16 @@ def test_numpy_when_the_child_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert_numpy_did_it(engine.first_betti(D2, tmp_path / "cache"), why)
 
 
+@pytest.mark.parametrize("source", ["raise KeyboardInterrupt", "import os; os.kill(os.getpid(), 2)"])
+@pytest.mark.usefixtures("any_stack_is_worth_a_child")
+def test_an_interrupt_of_the_child_is_one_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    broken_numba(tmp_path, monkeypatch, source)
+    with pytest.raises(KeyboardInterrupt):
+        engine.first_betti(D2, tmp_path / "cache")
+
+
 @pytest.mark.usefixtures("any_stack_is_worth_a_child")
 def test_numpy_when_the_child_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken_numba(tmp_path, monkeypatch, "import time; time.sleep(60)")

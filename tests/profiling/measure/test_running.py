@@ -17,9 +17,9 @@ import pytest
 from ondevice.dataset import open_dataset
 from profiling.environment import Commit, commit, environment, versions, versions_of
 from profiling.measure.record import Record, read_records
-from profiling.measure.run import FAILED, INTERRUPTED, Turn, main, turns
+from profiling.measure.run import FAILED, Turn, main, turns
 from profiling.measure.scenarios import SCENARIOS, Reading, Scenario
-from signatures.errors import CapabilityError
+from signatures.errors import INTERRUPTED, CapabilityError
 from tests.end_to_end import tiny
 
 ROOT = Path(__file__).parents[3]
