@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import signal
@@ -12,7 +11,7 @@ from random import Random
 import pytest
 
 from tests.reliability.lab import KINDS, RESULTS, STEPS, Fault, Lab, Trial, comparable, ended, wait_for
-from tests.reliability.trials import fail_and_go_on, interrupt, kill_and_go_on, kill_at_random, operations
+from tests.reliability.trials import FAULTS, fail_and_go_on, interrupt, kill_and_go_on, kill_at_random, operations
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
@@ -47,9 +46,8 @@ def test_a_run_that_is_killed_at_any_moment(lab: Lab) -> None:
 
 
 def test_a_file_operation_that_fails(lab: Lab, some: list[int]) -> None:
-    errors = (errno.ENOSPC, errno.EROFS, errno.EIO)
     for number, at in enumerate(some):
-        fail_and_go_on(lab, Fault(at, errors[number % 3], sticky=number % 2 == 1))
+        fail_and_go_on(lab, FAULTS[number % len(FAULTS)](at))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda signum: signum.name)

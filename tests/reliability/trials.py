@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import signal
 from collections import Counter
+from functools import partial
 from random import Random
 
 from tests.reliability.lab import Fault, Lab, ended, kill_after, wait_for
 
-ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO)
+FAULTS = tuple(
+    partial(Fault, error=error, sticky=sticky)
+    for error, sticky in ((errno.ENOSPC, False), (errno.EROFS, False), (errno.EIO, False), (errno.ENOSPC, True))
+)
+"""By the operation at which they strike."""
 LIFE_S = 2.0
 """About as long as a whole run takes, at a busy time."""
 
