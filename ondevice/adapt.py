@@ -10,16 +10,18 @@ import argparse
 import errno
 import json
 import math
+import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ondevice.checkpoint import is_kept, settle
 from ondevice.compiled import default_cache
 from ondevice.events import Events
+from ondevice.limits import ADDRESS_SPACE, address_space_is_limited
 from ondevice.outline import render as render_outline
 from ondevice.pipeline import Pipeline
 from ondevice.probe import MIN_POINTS
@@ -127,14 +129,15 @@ def _run(request: Request, run: Path) -> Report:
     """Run it to its end. InterruptedRunError where a signal asks it to stop: what it keeps is whole by then."""
     try:
         with _failing_disk_told(run), Events(run / EVENTS) as events:
-            _stop_at_signals(events)
+            _stop_at_signals(events, lambda: os._exit(InterruptedRunError.exit_code))  # as if it were killed
             return Pipeline(request, run, default_cache(), events).run()
     except KeyboardInterrupt:
         settle(run / WORK)
         raise InterruptedRunError(f"interrupted; `python -m ondevice.adapt --resume {run}` goes on with it") from None
     except MemoryError:
+        limit = f"raise the {ADDRESS_SPACE}, or " if address_space_is_limited() else ""
         raise BudgetError(
-            f"there was not enough memory: give a --budget-mib; `--resume {run}` goes on where there is more"
+            f"there was not enough memory: {limit}give a --budget-mib; `--resume {run}` goes on where there is more"
         ) from None
     except DivergedError as error:
         kept = f". What was trained before is kept in {run / WORK}; --force starts anew" if is_kept(run / WORK) else ""
@@ -143,19 +146,30 @@ def _run(request: Request, run: Path) -> Report:
 
 def _outline(options: argparse.Namespace) -> int:
     """A dry run works in a folder of its own beside nothing else, and leaves none."""
-    with tempfile.TemporaryDirectory(prefix="adabet-") as name:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="adabet-")
+    except OSError as error:
+        raise CapabilityError(
+            f"cannot make a temporary folder: {error.strerror}; set TMPDIR to one with room"
+        ) from None
+    with temporary as name:
         folder = Path(name)
         (folder / WORK).mkdir()
         with _failing_disk_told(folder), Events(folder / EVENTS) as events:
-            _stop_at_signals(events)
+            _stop_at_signals(events, _interrupt)
             outline = Pipeline(_request(options), folder, default_cache(), events).outline()
     print(json.dumps(outline.document()) if options.json else render_outline(outline))
     return 0
 
 
-def _stop_at_signals(events: Events) -> None:
+def _stop_at_signals(events: Events, at_second: Callable[[], None]) -> None:
+    """The first has the run stop where nothing is half done; the second does not wait for that."""
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda signum, frame: events.stop_soon())
+        signal.signal(signum, lambda signum, frame: at_second() if events.stopping else events.stop_soon())
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def _names(text: str) -> tuple[str, ...]:

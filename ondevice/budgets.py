@@ -74,15 +74,17 @@ def too_small(budget_bytes: int, least_bytes: int) -> BudgetError:
     )
 
 
-def beyond(limit: SystemLimit, needed_bytes: int, begun: bool = False) -> BudgetError:
+def beyond(limit: SystemLimit, needed_bytes: int, least_bytes: int, begun: bool = False) -> BudgetError:
     """What to raise where the system will not let the process have what it needs.
 
+    least_bytes: what it needs where all layers are passed over that can be.
     begun: the run was begun where it fitted; it goes on with the layers that it has picked, or not at all.
     """
-    least = max(1, limit.n_bytes * 95 // 100 // _MIB)
-    otherwise = "start anew with --force and" if begun else "give"
+    budget_mib = limit.n_bytes * 95 // 100 // _MIB
+    how = "start anew with --force and" if begun else "give"
+    otherwise = f", or {how} --budget-mib {budget_mib} and have layers passed over that do not fit"
     return BudgetError(
         f"it would take {-(-needed_bytes // _MIB)} MiB, and the {limit.name} leaves {limit.n_bytes // _MIB}: raise "
-        f"that, or {otherwise} --budget-mib {least} and have layers passed over that do not fit",
+        f"that{otherwise if least_bytes <= budget_mib * _MIB else ''}",
         needed_bytes,
     )

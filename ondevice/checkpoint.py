@@ -190,12 +190,15 @@ def _checked(path: Path, file: BufferedReader, run: str, trainee: Trainee) -> _F
     given = metadata.pop("sha256", "")
     tensors = _tensors(trainee, np.zeros(steps))
     header = _header(tensors, {**metadata, "sha256": given})
-    file.seek(0)
-    if file.read(len(header)) != header:
-        raise _damaged(path, "its header is not one of this run")
     digest = hashlib.sha256(_header(tensors, metadata))
-    while piece := file.read(_PIECE_BYTES):
-        digest.update(piece)
+    try:
+        file.seek(0)
+        if file.read(len(header)) != header:
+            raise _damaged(path, "its header is not one of this run")
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    except OSError as error:  # a block that a power cut spoilt
+        raise _damaged(path, str(error)) from None
     if digest.hexdigest() != given:
         raise _damaged(path, "what it holds does not have the SHA-256 that it names")
     return _Found(steps, seconds, powers, len(header))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +54,15 @@ def train_file(
     )
     path = cache / f"train-{hashlib.sha256(request.encode()).hexdigest()[:24]}.tflite"
     if _is_intact(path):
-        os.utime(path)
+        with suppress(OSError):  # a cache that is not ours to write, or another process has just removed it
+            os.utime(path)
         return TrainFile(path, "cache")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         write_model(suffix_model(suffix, subset, micro_batch, batch), path)
         with replacing(_digest_path(path)) as file:
             file.write(file_sha256(path).encode())
-        _prune(cache)
+        _prune(cache, path)
     except OSError as error:
         raise CapabilityError(
             f"cannot write the compiled model {path}: {error.strerror}. Set XDG_CACHE_HOME to a folder with room."
@@ -80,10 +82,11 @@ def _is_intact(path: Path) -> bool:
         return False
 
 
-def _prune(cache: Path) -> None:
+def _prune(cache: Path, made: Path) -> None:
+    """`made` stays, whatever the clock says: on a board without one the others may be of the future."""
     remove_left_over(cache)
-    files = sorted(cache.glob("train-*.tflite"), key=_used_at, reverse=True)
-    for path in files[KEPT_FILES:]:
+    others = sorted({*cache.glob("train-*.tflite")} - {made}, key=_used_at, reverse=True)
+    for path in others[KEPT_FILES - 1 :]:
         path.unlink(missing_ok=True)
     for path in cache.glob("train-*.sha256"):
         if not path.with_suffix(".tflite").exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from signatures.errors import CapabilityError, InterruptedRunError
+from signatures.errors import CapabilityError
 
 _REDRAW_S = 0.1
 _CLEAR_LINE = "\r\x1b[K"
@@ -35,7 +34,8 @@ class Events:
         self._started = time.monotonic()
         self._phase: str | None = None
         self._drawn_at = -math.inf
-        self._stopping = False
+        self.stopping = False
+        """Whether `stop_soon` was called."""
         try:
             self._file = path.open("ab", buffering=0)
             if self._file.tell() and not path.read_bytes().endswith(b"\n"):
@@ -86,14 +86,12 @@ class Events:
 
     def stop_soon(self) -> None:
         """Have the next `progress`, or the next phase, raise KeyboardInterrupt: for a signal handler, which may come
-        while anything is half done. At the second call the process ends at once, as if it were killed.
+        while anything is half done.
         """
-        if self._stopping:
-            os._exit(InterruptedRunError.exit_code)
-        self._stopping = True
+        self.stopping = True
 
     def _stop_if_told(self) -> None:
-        if self._stopping:
+        if self.stopping:
             raise KeyboardInterrupt
 
     def progress(self, done: int, total: int, note: str = "") -> None:

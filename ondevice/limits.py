@@ -12,6 +12,7 @@ from pathlib import Path
 
 _GROUPS, _OF_THIS_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _STATUS = Path("/proc/self/status")
+ADDRESS_SPACE = "limit of the address space (ulimit -v)"
 _UNLIMITED_BYTES = 1 << 60
 """Version 1 says a number near 2**63 where there is no limit."""
 
@@ -26,23 +27,27 @@ class SystemLimit:
     """Of the limit, for people."""
 
 
-def system_limit(resident_bytes: int) -> SystemLimit | None:
+def system_limit(resident_bytes: int, file_bytes: int) -> SystemLimit | None:
     """The tightest limit on this process now; None where there is none.
 
     resident_bytes: what of the memory that it has mapped now is resident, or will be without more being mapped.
+    file_bytes: files that it will map, of which little stays resident.
     """
     found = []
     group_bytes = group_limit(_GROUPS, _text(_OF_THIS_PROCESS))
     if group_bytes is not None:
         found.append(SystemLimit(group_bytes, "memory limit of the control group"))
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     mapped_bytes = parse_mapped(_text(_STATUS))
-    if soft != resource.RLIM_INFINITY and mapped_bytes is not None:
+    if address_space_is_limited() and mapped_bytes is not None:
         # What is mapped beyond what is resident stays so: libraries, stacks of threads.
-        found.append(
-            SystemLimit(max(0, soft - mapped_bytes + resident_bytes), "limit of the address space (ulimit -v)")
-        )
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        found.append(SystemLimit(max(0, soft - mapped_bytes - file_bytes + resident_bytes), ADDRESS_SPACE))
     return min(found, key=lambda limit: limit.n_bytes, default=None)
+
+
+def address_space_is_limited() -> bool:
+    """Whether the process may map only so much: then what asks for memory may be told that there is none."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def group_limit(root: Path, groups: str) -> int | None:

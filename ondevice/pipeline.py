@@ -71,6 +71,7 @@ class Pipeline:
         keep_large_blocks_apart()
         self.runtime, _ = interpreter_module()
         self.meter = Meter()
+        self._has_run_a_model = False
 
     def run(self) -> Report:
         """Adapt, from wherever an interrupted run stopped, and write everything that the run folder holds. Raises
@@ -169,7 +170,7 @@ class Pipeline:
         """What trains and how: as an interrupted run decided, else found out now, and kept."""
         kept = read_decision(self.workspace / DECISION, self.request, opened)
         if kept is not None:
-            self._check_system_lets(kept.plan, begun=True)
+            self._check_system_lets(kept.plan, self._planner(opened), begun=True)
             self.events.emit("resumed", layers=kept.plan.layers)
             return kept
         measured = self._measured(opened)
@@ -217,7 +218,7 @@ class Pipeline:
         except BudgetError as error:
             limit = self._system_limit()
             if limit is not None and (request.budget_bytes is None or limit.n_bytes < request.budget_bytes):
-                raise beyond(limit, error.least_bytes) from None
+                raise beyond(limit, error.least_bytes, error.least_bytes) from None
             if request.budget_bytes is None or request.criterion in FROM_GRADIENTS:  # they say what else would do
                 raise
             least = self._planner(opened).cost((), 0).peak_bytes
@@ -229,6 +230,7 @@ class Pipeline:
         return Probing(request.batch, request.seed, request.threads, self.workspace, self._limit_bytes)
 
     def _after_run(self, done: int, total: int) -> None:
+        self._has_run_a_model = True
         self.meter.sample()
         self.events.progress(done, total)
 
@@ -249,17 +251,18 @@ class Pipeline:
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _system_limit(self) -> SystemLimit | None:
-        return system_limit(read_resident().resident_bytes + self._code_to_come_bytes)
+        file_bytes = (self.request.bundle / MODEL).stat().st_size  # as large as what is compiled from it, about
+        return system_limit(read_resident().resident_bytes + self._code_to_come_bytes, file_bytes)
 
     @property
     def _code_to_come_bytes(self) -> int:
         """Of the interpreter's code, what is mapped and will be resident once a model ran; 0 after the first."""
-        return 0 if any(phase.name == "probe" for phase in self.meter.phases) else CODE_BYTES
+        return 0 if self._has_run_a_model else CODE_BYTES
 
-    def _check_system_lets(self, plan: Cost, begun: bool = False) -> None:
+    def _check_system_lets(self, plan: Cost, planner: Planner, begun: bool = False) -> None:
         limit = self._system_limit()
         if limit is not None and plan.peak_bytes > limit.n_bytes:
-            raise beyond(limit, plan.peak_bytes, begun)
+            raise beyond(limit, plan.peak_bytes, planner.cost((), 0).peak_bytes, begun)
 
     def _select(self, opened: Opened, evidence: Evidence, rho: float, fits: Fits = lambda names: True) -> Selection:
         request, obstacles = self.request, untrainable(opened.network, opened.layers)
@@ -307,7 +310,7 @@ class Pipeline:
             lambda fits: self._select(opened, evidence, request.rho, fits),
             lambda plan: self._pace(opened, planner, plan),
         )
-        self._check_system_lets(plan)
+        self._check_system_lets(plan, planner)
         self.events.emit("picked", layers=selection.picked, plan=asdict(plan))
         return planner, selection, plan
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ondevice.documents import read_document, write_document
 from ondevice.request import Request
-from signatures.durable import sync_file, sync_folder
+from signatures.durable import remove_left_over, sync_file, sync_folder
 from signatures.errors import CapabilityError, UsageError
 
 ADAPTED, WEIGHTS, REPORT = RESULTS = ("adapted.tflite", "weights.npz", "report.json")
@@ -38,6 +38,7 @@ def begun(run: Path, request: Request, force: bool) -> Iterator[None]:
     """
     with _told(run):
         run.mkdir(parents=True, exist_ok=True)
+        sync_folder(run.parent)
         _check_no_others(run)
         if not os.access(run, os.W_OK):
             raise PermissionError(13, os.strerror(13))
@@ -51,6 +52,7 @@ def begun(run: Path, request: Request, force: bool) -> Iterator[None]:
             if (run / WORK).exists():
                 (run / WORK).rename(run / DISCARDED)
             (run / BEGUN).rename(run / WORK)
+            sync_folder(run)
             _tidy(run)
             (run / EVENTS).write_bytes(b"")
         yield
@@ -82,6 +84,7 @@ def finish(run: Path) -> None:
         sync_file(run / WORK / name)
     sync_folder(run / WORK)
     (run / WORK).rename(run / FINISHED)
+    sync_folder(run)
     publish(run)
 
 
@@ -92,6 +95,7 @@ def publish(run: Path) -> None:
         return
     if (finished / REPORT).exists():
         (run / REPORT).unlink(missing_ok=True)  # where a report lies, all of its run does
+        sync_folder(run)
     for name in RESULTS:
         if (finished / name).exists():
             (finished / name).replace(run / name)
@@ -107,6 +111,7 @@ def _tidy(run: Path) -> None:
     for name in (BEGUN, DISCARDED):
         if (run / name).exists():
             shutil.rmtree(run / name)
+    remove_left_over(run / WORK)
 
 
 def _check_no_others(run: Path) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from signatures.errors import CapabilityError, InputError
+from ondevice.limits import ADDRESS_SPACE, address_space_is_limited
+from signatures.errors import AdabetError, BudgetError, CapabilityError, InputError
 from signatures.graph import Array, Tensor
 from signatures.tflite_io import read_model
 
@@ -67,7 +68,7 @@ class LoadedModel:
                 if len(model.graphs) == 1:  # else each signature prepares its own graph when it is called
                     self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"the interpreter refuses {path}: {error} {''.join(messages)}".strip()) from None
+            raise _refused(f"the interpreter refuses {path}: {error} {''.join(messages)}") from None
         self._runners: dict[str, Any] = {}
         drop_mapped_pages(path)
 
@@ -83,7 +84,7 @@ class LoadedModel:
         """Invoke signature `name`: arrays by argument name in, arrays by result name out (copies).
 
         Raises InputError if the file has no such signature, an argument has another shape or dtype, or the
-        interpreter cannot prepare or run it.
+        interpreter cannot prepare or run it; BudgetError where that may be for want of memory.
         """
         inputs = inputs or {}
         for key, tensor in self._signature(name).inputs.items():
@@ -101,7 +102,7 @@ class LoadedModel:
                 results = runner(**inputs)
         except (ValueError, RuntimeError) as error:
             said = "".join(messages)
-            raise InputError(f"signature {name!r} of {self._path} does not run: {error} {said}".strip()) from None
+            raise _refused(f"signature {name!r} of {self._path} does not run: {error} {said}") from None
         self._runners[name] = runner
         return results
 
@@ -109,6 +110,15 @@ class LoadedModel:
         if name not in self._signatures:
             raise InputError(f"{self._path} has no signature {name!r} (it has: {', '.join(self._signatures)})")
         return self._signatures[name]
+
+
+def _refused(what: str) -> AdabetError:
+    """What to raise: an interpreter that gets no memory says so in no way that it does not say of a broken file too."""
+    if address_space_is_limited():
+        return BudgetError(
+            f"{what.strip()}: the {ADDRESS_SPACE} leaves it too little, or the file is broken; raise that"
+        )
+    return InputError(what.strip())
 
 
 def drop_mapped_pages(path: Path) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 _PARTIAL = ".partial"
+
+
+def partial_suffix() -> str:
+    """How names of this process's own end, by which `remove_left_over` knows what it leaves if it is killed."""
+    return f".{os.getpid()}{_PARTIAL}"
 
 
 @contextmanager
@@ -18,7 +24,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     It is written beside `path`, under a name of this process's own: two may make one file. `durable`: at the end it is
     on the disk; otherwise what a killed process wrote is safe, and a power cut may leave anything.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
+    partial = path.with_name(path.name + partial_suffix())
     try:
         with partial.open("wb") as file:
             yield file
@@ -63,10 +69,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove what processes that were killed left of files they were writing into `folder` by `replacing`."""
+    """Remove what processes that were killed left in `folder`: what has a name that ends in a `partial_suffix`."""
     for path in folder.glob(f"*{_PARTIAL}"):
         number = path.name.removesuffix(_PARTIAL).rpartition(".")[2]
-        if number.isdecimal() and not _runs(int(number)):
+        if not number.isdecimal() or _runs(int(number)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -66,7 +66,14 @@ def exit_code_of(command: Callable[[], int]) -> int:
     _open_standard_streams()
     try:
         code = _told(command)
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            if code == 0:
+                raise
+            _silence(sys.stdout)
         return code
     except BrokenPipeError:
         _silence(sys.stdout, sys.stderr)
@@ -87,22 +94,27 @@ def _told(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _tell("error: interrupted")
         return INTERRUPTED
+    except MemoryError:
+        _tell("error: there was not enough memory")
+        return BudgetError.exit_code
     except BrokenPipeError:
         raise
     except Exception as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.filename is None:
             print(flush=True)  # fails again where that was what failed
-        _tell(traceback.format_exc() + "error: this is a bug in the program, please report it with the lines above")
-        return AdabetError.exit_code
+        bug = "error: this is a bug in the program, please report it with the lines above"
+        return AdabetError.exit_code if _tell(traceback.format_exc() + bug) else CapabilityError.exit_code
 
 
-def _tell(text: str) -> None:
+def _tell(text: str) -> bool:
+    """Whether it could be written: a log may be full, and what failed may have been that."""
     try:
         print(text, file=sys.stderr)
     except BrokenPipeError:
         raise
-    except OSError:  # a full log; the exit code still tells
-        pass
+    except OSError:
+        return False
+    return True
 
 
 def _open_standard_streams() -> None:

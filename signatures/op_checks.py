@@ -287,9 +287,12 @@ def _pad(op: Op) -> None:
 
 @_check("SLICE")
 def _slice(op: Op) -> None:
-    x, begins, sizes = op.input(0), constant_ints(op.input(1)), constant_ints(op.input(2))
     _same_types(op, 1, 2)
-    if not len(begins) == len(sizes) == len(x.shape):
+    x, begins = op.input(0), constant_ints(op.input(1))
+    if len(begins) != len(x.shape):  # also where the sizes are computed: a gradient needs no more than the beginnings
+        raise InputError(f"SLICE of {list(x.shape)} from {list(begins)}")
+    sizes = constant_ints(op.input(2))
+    if len(sizes) != len(x.shape):
         raise InputError(f"SLICE of {list(x.shape)} from {list(begins)}, sizes {list(sizes)}")
     for side, begin, size in zip(x.shape, begins, sizes, strict=True):
         if begin < 0 or size < -1 or begin + max(size, 1) > side:

@@ -81,10 +81,13 @@ def _at(inputs: Inputs, index: int) -> Tensor:
 
 
 def constant_ints(tensor: Tensor) -> tuple[int, ...]:
-    """The values of a constant integer tensor (axes, paddings, shapes), flat. InputError if it is computed."""
+    """The values of a constant integer tensor (axes, paddings, shapes), flat. InputError if it is anything else."""
     if tensor.data is None:
         raise ComputedShapeError(f"tensor {tensor.name!r} must be a constant: its value decides a shape")
-    return tuple(int(v) for v in np.asarray(tensor.data).reshape(-1))
+    values = np.asarray(tensor.data)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise InputError(f"tensor {tensor.name!r} holds {values.dtype}, expected integers: its value decides a shape")
+    return tuple(int(v) for v in values.reshape(-1))
 
 
 def window_output(size: int, window: int, stride: int, dilation: int, padding: int) -> int:

@@ -21,6 +21,7 @@ from ondevice.betti_numba.kernels import KERNELS
 from ondevice.betti_numba.library import check, checksum_path, library_path, load
 from ondevice.betti_numba.linker import link
 from ondevice.betti_numba.native import Native
+from signatures.durable import partial_suffix
 from signatures.errors import CapabilityError
 
 
@@ -38,7 +39,8 @@ def build_library(folder: Path, build: str, compiler: str) -> Path:
     target = library_path(folder, build)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:  # the same disk, so that it can move
+        # On the same disk, so that it can move.
+        with tempfile.TemporaryDirectory(prefix="build", suffix=partial_suffix(), dir=folder) as scratch:
             objects = [Path(scratch, f"{kernel.__name__}.o") for kernel in KERNELS]
             for kernel, path in zip(KERNELS, objects, strict=True):
                 path.write_bytes(_object_code(kernel))

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from signatures.durable import partial_suffix, replacing
 from signatures.errors import INTERRUPTED, InputError
 from signatures.files import read_json
 
@@ -66,9 +67,8 @@ def record_peak(folder: Path, build: str, peak_bytes: int | None) -> None:
     if peak_bytes is None or peak_bytes <= (_measured(folder, build) or 0):
         return
     try:
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
-            json.dump({"peak_bytes": peak_bytes}, file)
-        Path(file.name).replace(_record_path(folder, build))
+        with replacing(_record_path(folder, build), durable=False) as file:
+            file.write(json.dumps({"peak_bytes": peak_bytes}).encode())
     except OSError:
         return
 
@@ -91,7 +91,7 @@ def compute(d2: NDArray[np.float64], folder: Path) -> Answer:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="child-", dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix="child", suffix=partial_suffix(), dir=folder) as scratch:
             distances, answer = Path(scratch, "distances.npy").absolute(), Path(scratch, "b1.npy").absolute()
             np.save(distances, d2)
             done = subprocess.run(
@@ -104,8 +104,8 @@ def compute(d2: NDArray[np.float64], folder: Path) -> Answer:
                 errors="replace",
                 timeout=_TIMEOUT_S,
             )
-            if done.returncode in (-signal.SIGINT, INTERRUPTED):
-                raise KeyboardInterrupt  # Ctrl-C goes to all processes of a terminal
+            if done.returncode in (-signal.SIGINT, -signal.SIGTERM, INTERRUPTED):
+                raise KeyboardInterrupt  # what ends us often goes to all processes of a terminal or a service
             if done.returncode:
                 raise ChildError(f"The Numba process {_ending(done.returncode)}{_last_line(done.stderr)}")
             return _parsed(json.loads(done.stdout), np.load(answer, allow_pickle=False), len(d2))

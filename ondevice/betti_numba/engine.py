@@ -23,6 +23,7 @@ from ondevice.betti_numba.geometry import checked
 from ondevice.betti_numba.library import build_id, cache_folder, is_intact, is_ours_alone, library_path, load
 from ondevice.betti_numba.native import Native
 from ondevice.meter import read_resident
+from signatures.durable import remove_left_over
 from signatures.errors import CapabilityError
 
 # What a child has to save before it is worth its start, in k·n³ of NumPy's inner loop: loading Numba takes 2 s and
@@ -63,6 +64,7 @@ def first_betti(d2: NDArray[np.float64], cache_dir: Path, budget_bytes: int | No
     d2 = checked(d2)
     k, n, _ = d2.shape
     folder, build = cache_folder(cache_dir), build_id()
+    remove_left_over(folder)
     native, why = _library(folder, build)
     if native is not None:
         b1, seconds = _timed(native.betti_numbers, d2)

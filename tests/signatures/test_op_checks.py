@@ -128,6 +128,14 @@ OPS: dict[str, tuple[Build, str]] = {
         "padding 8, expected 0 to 7",
     ),
     "a slice past the end": (lambda: op("SLICE", (X, ints(0, 7, 0, 0), ints(1, 2, 8, 4)), (1, 2, 8, 4)), "SLICE of"),
+    "a slice from places that are no integers": (
+        lambda: op("SLICE", (X, weights(4), ints(1, 2, 8, 4)), (1, 2, 8, 4)),
+        "different types",
+    ),
+    "a slice of computed size from a place on too few axes": (
+        lambda: op("SLICE", (X, ints(0, 0), Tensor("size", (4,), "int32")), (1, 2, 8, 4)),
+        "SLICE of",
+    ),
     "a slice before the start": (lambda: op("SLICE", (X, ints(0, -1, 0, 0), ints(1, 2, 8, 4)), (1, 2, 8, 4)), "SLICE"),
     "slices of stride 0": (
         lambda: op("STRIDED_SLICE", (X, ints(0, 0), ints(1, 8), ints(1, 0)), (1, 8, 8, 4), "StridedSliceOptions"),

@@ -242,7 +242,7 @@ def test_the_largest_peak_is_kept(tmp_path: Path) -> None:
         ("raise ImportError('wrong NumPy')", "exit code 7 (error: Numba does not run here: wrong NumPy"),
         ("import os; os.kill(os.getpid(), 9)", "killed by signal 9"),
         ("import os; os._exit(0)", "answer cannot be read"),
-        ("raise MemoryError", "exit code 70"),
+        ("raise MemoryError", "exit code 4 (error: there was not enough memory"),
     ],
 )
 @pytest.mark.usefixtures("any_stack_is_worth_a_child")
@@ -251,7 +251,9 @@ def test_numpy_when_the_child_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert_numpy_did_it(engine.first_betti(D2, tmp_path / "cache"), why)
 
 
-@pytest.mark.parametrize("source", ["raise KeyboardInterrupt", "import os; os.kill(os.getpid(), 2)"])
+@pytest.mark.parametrize(
+    "source", ["raise KeyboardInterrupt", "import os; os.kill(os.getpid(), 2)", "import os; os.kill(os.getpid(), 15)"]
+)
 @pytest.mark.usefixtures("any_stack_is_worth_a_child")
 def test_an_interrupt_of_the_child_is_one_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
