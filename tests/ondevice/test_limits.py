@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,13 +125,16 @@ def in_group(group: Path, limit: int, commands: Commands, *arguments: str) -> su
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no control groups")
 def test_a_limit_of_the_control_group(commands: Commands, group: Path) -> None:
-    """With 5 % more than was predicted a run completes; with less it says so before it trains."""
+    """With 5 % more than was predicted a run completes; with less it says so before it trains, and what it takes."""
     commands.adapt(*arguments("measured")).succeeded()
     plan = json.loads((commands.folder / "measured" / "report.json").read_bytes())["plan"]
     predicted = max(plan["prefix_bytes"], plan["train_bytes"], plan["evaluate_bytes"])
-    enough = in_group(group, int(1.05 * predicted), commands, "-m", "ondevice.adapt", *arguments("in-group"))
-    assert enough.returncode == 0, enough.stderr
     refused = in_group(group, int(0.8 * predicted), commands, "-m", "ondevice.adapt", *arguments("in-small-group"))
     assert refused.returncode == 4, refused.stderr
     assert "memory limit of the control group" in refused.stderr
     assert "train …" not in refused.stderr
+    to_probe = re.search(r"it would take (\d+) MiB", refused.stderr)  # for a network of nothing, more than to train
+    assert to_probe is not None
+    needed = max(predicted, int(to_probe[1]) * MIB)
+    enough = in_group(group, int(1.05 * needed), commands, "-m", "ondevice.adapt", *arguments("in-group"))
+    assert enough.returncode == 0, enough.stderr
