@@ -182,13 +182,13 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, stderr)
 
 
-def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
+def kill_after(process: subprocess.Popen[str], seconds: float) -> Ended:
     """SIGKILL, unless it has ended by then."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+    return ended(process)
 
 
 def wait_for(folder: Path, pattern: str, text: str) -> None:

@@ -44,12 +44,12 @@ def kill_at_random(lab: Lab, random: Random) -> Counter[str]:
     arguments = trial.arguments
     while kills == 0 or random.random() < 0.3:
         with trial.process(arguments) as process:
-            kill_after(process, random.uniform(0.0, LIFE_S))
-            if process.returncode == 0:
-                break
-            assert process.returncode == -signal.SIGKILL
-            kills += 1
-        if (trial.run / "work" / "request.json").exists():
+            killed = kill_after(process, random.uniform(0.0, LIFE_S))
+        if killed.code == 0:
+            break
+        assert killed.code == -signal.SIGKILL, killed.stderr
+        kills += 1
+        if any((trial.run / name).exists() for name in ("work/request.json", "finished", "report.json")):
             arguments = ["--resume", str(trial.run)]
     twice = trial.finish()
     assert twice <= kills
